@@ -1,0 +1,383 @@
+//! What goes into the scheduler machine and what comes out. Both are plain records that can be written down and replayed.
+
+use crate::ids::{GroupId, Handle, Micros, RunId, SessionId, ShapeId, TaskRef};
+use crate::resources::Resources;
+use crate::spec::RunSpec;
+
+/// One of a peer's two connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Connection {
+    /// Registration, heartbeat, cancel, retract, acknowledgements.
+    Control,
+    /// Batches.
+    Data,
+}
+
+/// A worker as it registers.
+#[derive(Clone, Debug)]
+pub struct WorkerSpec {
+    /// Unique among live workers.
+    pub name: String,
+    /// The pool it belongs to.
+    pub pool: String,
+    /// Components it serves; `"*"` is every one.
+    pub components: Vec<String>,
+    /// What it has.
+    pub capacity: Resources,
+}
+
+/// Everything that can happen to the machine.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A whole run. Answered by [`Output::Submitted`] or [`Output::Refused`].
+    Submit(Box<RunSpec>),
+    /// A new session; its control connection is attached. It gets work once data is attached too.
+    Join {
+        /// New, never used before.
+        session: SessionId,
+        /// Who it is.
+        worker: WorkerSpec,
+    },
+    /// A connection of a session was attached (again).
+    Attach {
+        /// Whose.
+        session: SessionId,
+        /// Which.
+        connection: Connection,
+    },
+    /// A connection of a session was reset or closed.
+    Reset {
+        /// Whose.
+        session: SessionId,
+        /// Which.
+        connection: Connection,
+    },
+    /// Any frame came: the lease is renewed.
+    Frame {
+        /// Whose.
+        session: SessionId,
+    },
+    /// What happened on a worker, in order.
+    Events {
+        /// Whose.
+        session: SessionId,
+        /// In the order it happened.
+        events: Vec<WorkerEvent>,
+    },
+    /// Answer to [`Output::Retract`]: what was really given back.
+    RetractReply {
+        /// Whose.
+        session: SessionId,
+        /// Never started and never will be.
+        given_back: Vec<Handle>,
+        /// Started, or unknown to the worker because it had ended.
+        kept: Vec<Handle>,
+    },
+    /// The worker drains: no new work; what it has not started is handed back as `Preempted` or by retract.
+    Draining {
+        /// Whose.
+        session: SessionId,
+    },
+    /// The scheduler's side wants the worker drained.
+    Drain {
+        /// Whose.
+        session: SessionId,
+    },
+    /// The worker said goodbye with nothing left on it; or the server closed the session for a violation of the protocol.
+    Left {
+        /// Whose.
+        session: SessionId,
+    },
+    /// The provider confirms that the worker of this name is dead.
+    Died {
+        /// The worker's name.
+        worker: String,
+        /// The platform's own words.
+        reason: String,
+    },
+    /// A run, group or task is to end.
+    Cancel {
+        /// The run.
+        run: RunId,
+        /// Only this group.
+        group: Option<GroupId>,
+        /// Only this element of it.
+        index: Option<u32>,
+    },
+    /// What the provider says of a pool: workers on their way and why it has no more. Used by `explain`.
+    Pool {
+        /// The pool.
+        pool: String,
+        /// Components its workers (will) serve.
+        components: Vec<String>,
+        /// What one of its workers has.
+        capacity: Resources,
+        /// Created and not registered yet.
+        starting: u32,
+        /// The platform's words, or empty.
+        note: String,
+    },
+    /// Forget a run that has ended.
+    Forget {
+        /// The run.
+        run: RunId,
+    },
+    /// Nothing but time has passed.
+    Tick,
+}
+
+/// Something that happened to an attempt on its worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerEvent {
+    /// The row the dispatch named.
+    pub handle: Handle,
+    /// The attempt the dispatch named: a fence.
+    pub attempt: u32,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// Kinds of [`WorkerEvent`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// It executes now.
+    Started,
+    /// It is over.
+    Finished(Finish),
+}
+
+/// How an attempt ended, as far as decisions need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finish {
+    /// What kind of end.
+    pub class: OutcomeClass,
+    /// Exit code, where it exited.
+    pub exit_code: Option<i32>,
+    /// True when a signal ended it.
+    pub signalled: bool,
+    /// Wall time of execution.
+    pub wall: Micros,
+    /// User and system time.
+    pub cpu: Micros,
+    /// Peak memory.
+    pub peak_memory_bytes: u64,
+    /// Length for groups open on this task.
+    pub length: Option<u32>,
+    /// The caller's mark for the report behind this, given back in the outputs.
+    pub token: u32,
+}
+
+/// How an attempt or a task ended. Names as on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum OutcomeClass {
+    Succeeded,
+    AppError,
+    Timeout,
+    Oom,
+    MissingOutput,
+    InputChanged,
+    BadOutput,
+    InfraStart,
+    Preempted,
+    Cancelled,
+    LostWorker,
+    Poison,
+    DependencyFailed,
+}
+
+/// Everything the machine wants done, in order. The caller flushes once per batch of inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The run is in. `known` when the client key had been seen before.
+    Submitted {
+        /// The client's key.
+        client_key: [u8; 16],
+        /// Its id.
+        run: RunId,
+        /// Its groups are `first_group ..` in order.
+        first_group: GroupId,
+        /// True for a repetition.
+        known: bool,
+    },
+    /// The run is not in; nothing has changed.
+    Refused {
+        /// The client's key.
+        client_key: [u8; 16],
+        /// A stable word, e.g. `E_TOO_MANY_TASKS`.
+        code: &'static str,
+        /// One sentence.
+        message: String,
+    },
+    /// Run this.
+    Dispatch {
+        /// On whom.
+        session: SessionId,
+        /// What.
+        dispatch: Dispatch,
+    },
+    /// Give these back if they have not started.
+    Retract {
+        /// Whom to ask.
+        session: SessionId,
+        /// Which rows.
+        handles: Vec<Handle>,
+    },
+    /// End these, executing or not.
+    CancelAttempts {
+        /// Whom to tell.
+        session: SessionId,
+        /// Which rows.
+        handles: Vec<Handle>,
+    },
+    /// Tell the worker to drain.
+    DrainWorker {
+        /// Whom.
+        session: SessionId,
+    },
+    /// The session is over: close its connections with this reason.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+        /// One sentence.
+        reason: String,
+    },
+    /// An attempt started to execute.
+    AttemptStarted {
+        /// The task.
+        task: TaskRef,
+        /// The attempt.
+        attempt: u32,
+        /// Where.
+        session: SessionId,
+    },
+    /// An attempt ended without committing.
+    AttemptEnded {
+        /// The task.
+        task: TaskRef,
+        /// The attempt.
+        attempt: u32,
+        /// Where it was.
+        session: SessionId,
+        /// How.
+        class: OutcomeClass,
+        /// The report's mark, where the worker sent one.
+        token: Option<u32>,
+        /// When it is tried again, or nothing when that was the last.
+        retry_at: Option<Micros>,
+    },
+    /// A result was committed: the only place where that happens.
+    Committed {
+        /// The task.
+        task: TaskRef,
+        /// The attempt whose result it is.
+        attempt: u32,
+        /// Where it ran.
+        session: SessionId,
+        /// The report's mark.
+        token: u32,
+    },
+    /// A completion came too late or from the wrong session: its outputs are to be thrown away.
+    Superseded {
+        /// The report's mark.
+        token: u32,
+    },
+    /// The task is over without success; follows the [`Output::AttemptEnded`] of its last attempt where there was one.
+    TaskFailed {
+        /// The task.
+        task: TaskRef,
+        /// Attempts it had.
+        attempts: u32,
+        /// Why.
+        class: OutcomeClass,
+    },
+    /// These never ran because `root` failed.
+    Skipped {
+        /// Their group.
+        group: GroupId,
+        /// First element.
+        first: u32,
+        /// How many.
+        count: u32,
+        /// The failure it began with.
+        root: TaskRef,
+    },
+    /// These were cancelled: by request, or because the run had reached `max_failures`.
+    Cancelled {
+        /// Their group.
+        group: GroupId,
+        /// First element.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// A group that was open has a length now.
+    LengthKnown {
+        /// The group.
+        group: GroupId,
+        /// Its length.
+        length: u32,
+    },
+    /// The run is over.
+    RunEnded {
+        /// Which.
+        run: RunId,
+        /// How.
+        end: RunEnd,
+    },
+    /// A worker's state changed.
+    WorkerChanged {
+        /// Its session.
+        session: SessionId,
+        /// From here on.
+        state: WorkerState,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Every task succeeded.
+    Succeeded,
+    /// At least one task failed.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// A task on its way to a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispatch {
+    /// Its row: comes back with every event.
+    pub handle: Handle,
+    /// The task.
+    pub task: TaskRef,
+    /// From 1, strictly increasing for a task.
+    pub attempt: u32,
+    /// What it takes, interned: see `Scheduler::shape`.
+    pub shape: ShapeId,
+    /// Longest it may execute; 0 is no limit.
+    pub timeout: Micros,
+    /// Strictly increasing over all dispatches of the epoch.
+    pub fence: u64,
+}
+
+/// States of a worker; the table is in `scheduler/worker_table.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WorkerState {
+    /// Registered; a connection is missing that it never had.
+    Joining,
+    /// Whole: both connections of the session are attached.
+    Active,
+    /// Silent for too long, or a connection was reset: no new work.
+    Suspect,
+    /// No new work; ends when nothing is left on it.
+    Draining,
+    /// Dead as far as the scheduler is concerned: its attempts are requeued, its messages are void.
+    Lost,
+    /// Said goodbye with nothing left on it.
+    Gone,
+}
+
+/// Where outputs are collected.
+pub type Outbox = Vec<Output>;
