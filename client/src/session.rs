@@ -189,7 +189,11 @@ impl Session {
     async fn connect(&mut self) -> Result<Streams, Error> {
         let address = self.endpoint.address().to_owned();
         let refused = |status: Status| match status.code() {
-            Code::FailedPrecondition => Error::VersionSkew { reason: status.message().to_owned() },
+            Code::FailedPrecondition if status.message().contains("protocol") => {
+                Error::VersionSkew { reason: status.message().to_owned() }
+            }
+            // The session went away between two attempts, or somebody else listens there now.
+            Code::FailedPrecondition => Error::Lost { address: address.clone(), reason: status.message().to_owned() },
             _ => Error::from_status(&address, &status),
         };
 
