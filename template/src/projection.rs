@@ -64,7 +64,7 @@ impl Axes {
         if up_max >= bound || down_max >= bound {
             return Err(ProjectionError::TooLarge);
         }
-        fan_in.sort_unstable_by(|a, b| b.1.cmp(&a.1));
+        fan_in.sort_unstable_by_key(|&(_, up)| std::cmp::Reverse(up));
         Ok(Axes { shared, fan_in, count })
     }
 

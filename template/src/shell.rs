@@ -260,10 +260,9 @@ impl Reader {
             '(' => self.stack.push(Inside::Commands(false)),
             // At the outermost level a lone `)` belongs to a pattern of `case`.
             ')' if self.stack.len() > 1 => {
-                if self.stack.pop() == Some(Inside::Commands(true)) {
-                    // The word goes on after `$(…)`: a `#` there is no comment.
-                    self.word.push(')');
-                }
+                let of_a_word = self.stack.pop() == Some(Inside::Commands(true));
+                // The word goes on after `$(…)`: a `#` there is no comment.
+                self.word.extend(of_a_word.then_some(')'));
             }
             '<' => {
                 if let Some(here) = after.strip_prefix('<') {
