@@ -12,7 +12,7 @@ const CUT_BYTES: usize = 160;
 /// that change the direction of writing are percent-encoded byte by byte, and so is a dot in front. Everything else stays as
 /// it is, other scripts and emoji too. Two different values never give the same text.
 pub fn file_safe(value: &str) -> Cow<'_, str> {
-    let plain = |at: usize, c: char| !must_escape(c) && !(at == 0 && c == '.');
+    let plain = |at: usize, c: char| !must_escape(c) && (at > 0 || c != '.');
     if value.char_indices().all(|(at, c)| plain(at, c)) {
         return Cow::Borrowed(value);
     }
