@@ -8,5 +8,6 @@
 pub mod ids;
 pub mod link;
 pub mod messages;
+pub mod planner;
 pub mod resources;
 pub mod spec;
