@@ -1,35 +1,24 @@
 //! Scheduler and workers started by hand, in "terminals" of their own.
 
+use serde_json::Value;
 use tests::{Running, Sandbox, until};
 
 /// Starts a scheduler on any free port with the token in `token`, and returns it with its address.
 pub fn scheduler(sandbox: &Sandbox) -> (Running, String) {
-    scheduler_with(sandbox, &[]).0
+    let (running, address, _) = scheduler_and_monitoring(sandbox);
+    (running, address)
 }
 
-/// As [`scheduler`] with more arguments; also the address people and monitoring use.
-pub fn scheduler_with(sandbox: &Sandbox, more: &[&str]) -> ((Running, String), String) {
-    let mut arguments = vec!["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--token-file", "token"];
-    arguments.extend(more);
-    let running = sandbox.start("scalable-scheduler", &arguments);
-    let addresses = until("the scheduler to say where it listens", || {
-        let text = format!("{}\n{}", running.stdout(), running.stderr());
-        let mut found: Vec<String> = Vec::new();
-        for word in text.split(|c: char| c.is_whitespace() || matches!(c, ',' | '"' | '/' | ';' | '=')) {
-            let port = word
-                .strip_prefix("127.0.0.1:")
-                .map(|port| port.trim_end_matches('.'))
-                .filter(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
-            if let Some(port) = port {
-                let address = format!("127.0.0.1:{port}");
-                if !found.contains(&address) {
-                    found.push(address);
-                }
-            }
-        }
-        (found.len() >= 2).then_some(found)
+/// As [`scheduler`], with the address that people and monitoring use behind.
+pub fn scheduler_and_monitoring(sandbox: &Sandbox) -> (Running, String, String) {
+    let running = sandbox.start("scalable-scheduler", &["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--token-file", "token"]);
+    let said = until("the scheduler to say where it listens", || {
+        let text = running.stdout();
+        let line = text.split_once('\n')?.0;
+        Some(serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}")))
     });
-    ((running, addresses[0].clone()), addresses[1].clone())
+    let address = |name: &str| said[name].as_str().and_then(|url| url.strip_prefix("http://")).unwrap().to_owned();
+    (running, address("address"), address("http"))
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tests::{DEADLINE, Sandbox};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
-use super::by_hand::scheduler_with;
+use super::by_hand::scheduler_and_monitoring;
 
 /// Runs `talk` with a deadline on a runtime of its own.
 fn talking<T>(talk: impl Future<Output = T>) -> T {
@@ -51,7 +51,7 @@ fn get(address: &str, path: &str, headers: &str) -> String {
 fn strangers_without_the_token() {
     let sandbox = Sandbox::new();
     let token = sandbox.token();
-    let ((scheduler, address), monitoring) = scheduler_with(&sandbox, &[]);
+    let (scheduler, address, monitoring) = scheduler_and_monitoring(&sandbox);
     talking(async {
         let wrong = "f".repeat(32);
         let half = token[..16].to_owned();
@@ -105,7 +105,7 @@ fn strangers_without_the_token() {
 fn another_version_of_the_protocol() {
     let sandbox = Sandbox::new();
     let token = sandbox.token();
-    let ((scheduler, address), _) = scheduler_with(&sandbox, &[]);
+    let (scheduler, address, _) = scheduler_and_monitoring(&sandbox);
     talking(async {
         for (min, max) in [(0, 0), (2, 9), (9, 1)] {
             let hello =
@@ -144,7 +144,7 @@ fn another_version_of_the_protocol() {
 fn nonsense_on_8786() {
     let sandbox = Sandbox::new();
     let token = sandbox.token();
-    let ((scheduler, address), monitoring) = scheduler_with(&sandbox, &[]);
+    let (scheduler, address, monitoring) = scheduler_and_monitoring(&sandbox);
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     // Length 2^24 - 1, type DATA, on a stream that does not exist.
     let huge_frame = [preface.as_slice(), &[0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01], &[0; 4096]].concat();
