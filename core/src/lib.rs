@@ -9,4 +9,7 @@ pub mod ids;
 pub mod link;
 pub mod messages;
 pub mod resources;
+pub mod scheduler;
 pub mod spec;
+
+pub use scheduler::projection;
