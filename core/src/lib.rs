@@ -10,4 +10,7 @@ pub mod link;
 pub mod messages;
 pub mod planner;
 pub mod resources;
+pub mod scheduler;
 pub mod spec;
+
+pub use scheduler::projection;
