@@ -10,3 +10,4 @@ pub mod link;
 pub mod messages;
 pub mod resources;
 pub mod spec;
+pub mod worker;
