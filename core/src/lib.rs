@@ -8,6 +8,7 @@
 pub mod ids;
 pub mod link;
 pub mod messages;
+pub mod planner;
 pub mod resources;
 pub mod spec;
 pub mod worker;
