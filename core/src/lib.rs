@@ -12,5 +12,6 @@ pub mod planner;
 pub mod resources;
 pub mod scheduler;
 pub mod spec;
+pub mod worker;
 
 pub use scheduler::projection;
