@@ -236,6 +236,7 @@ fn process(pid: i32) -> Option<ProcessInfo> {
 }
 
 /// A program of the project: from `SCALABLE_BIN_DIR`, else of the build that this test belongs to.
+#[track_caller]
 pub fn binary(name: &str) -> PathBuf {
     let directory = std::env::var_os("SCALABLE_BIN_DIR").map(PathBuf::from).unwrap_or_else(build_directory);
     let path = directory.join(name);
@@ -244,6 +245,7 @@ pub fn binary(name: &str) -> PathBuf {
 }
 
 /// The program that plays the tasks.
+#[track_caller]
 fn probe() -> PathBuf {
     let path = build_directory().join("probe");
     assert!(path.is_file(), "{} is not there: build it with `cargo build -p tests --bins`", path.display());
