@@ -90,15 +90,16 @@ async fn run(options: Options) -> Result<()> {
     tracing::info!(address = %identity.address, http = %identity.http, cluster_id = %identity.cluster_id, "ready");
     Reactor::new(identity, config, &surroundings).run(inbound, surroundings, lifetime).await;
 
-    // Goodbyes are on their way: the server ends when its streams have.
-    let _ = served.send(());
-    let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
+    // Nothing runs any more. The provider first, so that it does not replace the workers that leave now.
     if let Some(stop) = stop_provider {
         let (done, gone) = oneshot::channel();
         if stop.send(done).is_ok() {
             let _ = tokio::time::timeout(Duration::from_secs(10), gone).await;
         }
     }
+    // Goodbyes are on their way: the server ends when its streams have.
+    let _ = served.send(());
+    let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
     let _ = records_thread.join();
     drop(stop_sender);
     Ok(())

@@ -27,8 +27,8 @@ pub enum Seen {
         components: Vec<String>,
         /// What one worker has.
         capacity: v1::Resources,
-        /// Workers that exist and are expected to register.
-        starting: u32,
+        /// Workers that exist, registered or not.
+        present: u32,
         /// Why there are not more, or empty.
         note: String,
     },
@@ -152,7 +152,7 @@ impl Driver {
             pool: self.pool.name.clone(),
             components: self.pool.components.clone(),
             capacity: self.pool.capacity.clone(),
-            starting: self.started,
+            present: self.started,
             note: self.note.clone(),
         };
         let _ = self.seen.send(seen).await;

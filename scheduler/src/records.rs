@@ -219,6 +219,8 @@ struct TaskLine<'a> {
     log_stdout: Option<String>,
     log_stderr: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    taken_over_from: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     kept_directory: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rerun: Option<&'a str>,
@@ -255,7 +257,12 @@ impl Writer {
             }
             Record::Succeeded { group, index, attempt, worker, report } => {
                 if let Some(run) = self.runs.get_mut(&group.run()) {
-                    run.succeeded(&group, index, attempt, &worker, report.map(Report::into_full).unwrap_or_default());
+                    let brief = matches!(report, Some(Report::Brief(_)));
+                    let mut report = report.map(Report::into_full).unwrap_or_default();
+                    if brief && run.successes_recorded {
+                        report.key = group.key_without_inputs(index);
+                    }
+                    run.succeeded(&group, index, attempt, &worker, report);
                 }
             }
             Record::AttemptEnded { group, index, attempt, worker, report, last } => {
@@ -496,6 +503,7 @@ impl Run {
             outputs,
             log_stdout: log(group, index, attempt, "stdout", report.stdout_bytes),
             log_stderr: log(group, index, attempt, "stderr", report.stderr_bytes),
+            taken_over_from: (!report.taken_over_from.is_empty()).then_some(&report.taken_over_from),
             kept_directory: (!report.kept_directory.is_empty()).then_some(&report.kept_directory),
             rerun: (!report.rerun.is_empty()).then_some(&report.rerun),
         };

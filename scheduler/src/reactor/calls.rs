@@ -75,42 +75,44 @@ impl Reactor {
     }
 
     fn pool_counts(&self) -> Vec<v1::PoolCounts> {
+        let in_state = |pool: &scalable_core::scheduler::PoolView, state| pool.workers.get(&state).copied().unwrap_or(0);
         self.machine
             .pools()
+            .into_iter()
             .map(|pool| v1::PoolCounts {
-                pool: pool.name.to_owned(),
-                workers: pool.active,
-                starting: pool.starting,
-                suspect: pool.suspect,
-                draining: pool.draining,
+                workers: in_state(&pool, WorkerState::Active),
+                starting: pool.starting + in_state(&pool, WorkerState::Joining),
+                suspect: in_state(&pool, WorkerState::Suspect),
+                draining: in_state(&pool, WorkerState::Draining),
                 milli_cpus: pool.capacity.milli_cpus,
                 milli_cpus_used: pool.used.milli_cpus,
                 memory_bytes: pool.capacity.memory_bytes,
                 memory_bytes_used: pool.used.memory_bytes,
-                note: pool.note.to_owned(),
+                note: pool.note,
                 lost: pool.lost,
+                pool: pool.pool,
             })
             .collect()
     }
 
     pub(super) fn cluster_status(&self, run: Option<v1::RunProgress>) -> v1::StatusReply {
         let names = self.machine.names();
-        let worker_status = |view: scalable_core::scheduler::WorkerView<'_>| {
+        let worker_status = |view: scalable_core::scheduler::WorkerView| {
             let session = self.workers.get(&view.session);
             v1::WorkerStatus {
-                name: view.name.to_owned(),
-                pool: view.pool.to_owned(),
+                name: view.name,
+                pool: view.pool,
                 state: workers::state_word(view.state).to_owned(),
                 executing: view.executing,
                 queued: view.queued,
-                resources: Some(convert::resources_to_wire(view.capacity, names)),
-                used: Some(convert::resources_to_wire(view.used, names)),
+                resources: Some(convert::resources_to_wire(&view.capacity, names)),
+                used: Some(convert::resources_to_wire(&view.used, names)),
                 pid: session.map_or(0, |session| session.pid),
                 session: view.session.0,
                 host: session.map_or_else(String::new, |session| session.host.clone()),
             }
         };
-        let live = |view: &scalable_core::scheduler::WorkerView<'_>| !matches!(view.state, WorkerState::Lost | WorkerState::Gone);
+        let live = |view: &scalable_core::scheduler::WorkerView| !matches!(view.state, WorkerState::Lost | WorkerState::Gone);
         v1::StatusReply {
             run,
             pools: self.pool_counts(),
@@ -162,7 +164,11 @@ impl Reactor {
                         parameters: group.parameters(index),
                         state: state.word().to_owned(),
                         attempt: self.machine.task_attempt(task),
-                        worker: self.machine.task_worker(task).unwrap_or_default().to_owned(),
+                        worker: self
+                            .machine
+                            .task_worker(task)
+                            .map(|session| self.worker_name(session).to_string())
+                            .unwrap_or_default(),
                     });
                 }
             }

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use scalable_core::ids::{GroupId, Micros, RunId, SessionId};
-use scalable_core::messages::{Input, Outbox, Output};
+use scalable_core::messages::{Input, Outbox, Output, WorkerState};
+use scalable_core::resources::Resources;
 use scalable_core::scheduler::Scheduler;
 use scalable_proto::v1;
 use tokio::sync::mpsc;
@@ -98,6 +99,15 @@ pub struct Reactor {
     stopping: Option<(Instant, String)>,
     idle_since: Option<Instant>,
     ended_sessions: Vec<SessionId>,
+    pools: BTreeMap<String, SeenPool>,
+}
+
+/// What the provider says of a pool.
+struct SeenPool {
+    components: Vec<String>,
+    capacity: Resources,
+    present: u32,
+    note: String,
 }
 
 /// Whose stream a connection is.
@@ -132,6 +142,7 @@ impl Reactor {
             stopping: None,
             idle_since: Some(Instant::now()),
             ended_sessions: Vec::new(),
+            pools: BTreeMap::new(),
         }
     }
 
@@ -275,13 +286,33 @@ impl Reactor {
                 tracing::warn!(%worker, %reason, "worker died");
                 self.step(Input::Died { worker, reason });
             }
-            Seen::Pool { pool, components, capacity, starting, note } => {
+            Seen::Pool { pool, components, capacity, present, note } => {
                 match convert::resources(Some(&capacity), self.machine.names_mut()) {
-                    Ok(capacity) => self.step(Input::Pool { pool, components, capacity, starting, note }),
+                    Ok(capacity) => {
+                        self.pools.insert(pool.clone(), SeenPool { components, capacity, present, note });
+                        self.tell_pool(&pool);
+                    }
                     Err(refused) => tracing::error!(%pool, problem = %refused.message, "the pool's resources cannot be used"),
                 }
             }
         }
+    }
+
+    /// Tells the machine what the provider says of a pool, less the workers that have registered meanwhile.
+    fn tell_pool(&mut self, pool: &str) {
+        let Some(seen) = self.pools.get(pool) else { return };
+        let here = |view: &scalable_core::scheduler::WorkerView| {
+            view.pool == pool && !matches!(view.state, WorkerState::Lost | WorkerState::Gone)
+        };
+        let registered = self.machine.workers().filter(here).count();
+        let input = Input::Pool {
+            pool: pool.to_owned(),
+            components: seen.components.clone(),
+            capacity: seen.capacity.clone(),
+            starting: seen.present.saturating_sub(u32::try_from(registered).unwrap_or(u32::MAX)),
+            note: seen.note.clone(),
+        };
+        self.step(input);
     }
 
     /// Does everything the machine wants done, then sends what has gathered.

@@ -106,6 +106,11 @@ impl GroupInfo {
         self.template().outputs.iter().any(|known| known.name == output && known.discard)
     }
 
+    /// The key of a task that reads nothing: what its worker would have said in a whole report.
+    pub(crate) fn key_without_inputs(&self, index: u32) -> Bytes {
+        Bytes::copy_from_slice(&scalable_template::key(self.template(), index, &self.space.values(index), &[]))
+    }
+
     /// An element's parameters as people read them.
     pub(super) fn parameters(&self, index: u32) -> String {
         self.space.element_name(index)

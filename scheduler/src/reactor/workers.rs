@@ -205,7 +205,9 @@ impl Reactor {
                 capacity: Resources { memory_bytes, ..capacity },
             };
             tracing::info!(worker = %frame.name, session = session.0, "worker registered");
+            let pool = worker.pool.clone();
             self.step(Input::Join { session, worker });
+            self.tell_pool(&pool);
             session
         };
         let (cluster_id, epoch) = (self.identity.cluster_id.clone(), self.identity.epoch);
