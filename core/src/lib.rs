@@ -8,5 +8,10 @@
 pub mod ids;
 pub mod link;
 pub mod messages;
+pub mod planner;
 pub mod resources;
+pub mod scheduler;
 pub mod spec;
+pub mod worker;
+
+pub use scheduler::projection;

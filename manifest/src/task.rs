@@ -580,7 +580,7 @@ fn check_paths(task: &RawTask, fields: &Fields<'_>, sink: &mut Sink) {
     // A path that lies below a file: everything between a path and its extensions is sorted after it, so look parents up.
     for (path, (what, at)) in &staged {
         let parents = path.match_indices('/').map(|(at, _)| &path[..at]);
-        if let Some(parent) = parents.filter(|parent| staged.contains_key(parent)).last() {
+        if let Some(parent) = parents.rev().find(|parent| staged.contains_key(parent)) {
             let message = format!("{what} lies below '{}', which is itself a file or input", show(parent));
             sink.error("E_DUPLICATE_PATH", &fields.path, *at, message);
         }
