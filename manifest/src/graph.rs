@@ -7,8 +7,10 @@ use scalable_template::{Space, TASKS_MAX};
 
 use crate::diagnostic::{At, Sink, show, show_names, suggestion};
 use crate::model::{Link, Select, Task, TaskInput};
-use crate::parameters::same_values;
 use crate::task::{RawInput, RawTask};
+
+/// Most dependencies of one run, all groups together; the scheduler takes no more.
+const DEPENDENCIES_MAX: usize = 1 << 20;
 
 /// Links the tasks and puts each after all it depends on; else they stay in the order of the file. Empty after an error.
 pub(crate) fn link(raw: Vec<RawTask>, sink: &mut Sink) -> Vec<Task> {
@@ -19,6 +21,11 @@ pub(crate) fn link(raw: Vec<RawTask>, sink: &mut Sink) -> Vec<Task> {
     }
     let by_name: HashMap<&str, usize> = raw.iter().enumerate().map(|(at, task)| (task.name.as_str(), at)).collect();
     let linked: Vec<Linked> = raw.iter().map(|task| linked(task, &raw, &by_name, sink)).collect();
+    let dependencies: usize = linked.iter().map(|task| task.dependencies.len()).sum();
+    if dependencies > DEPENDENCIES_MAX {
+        let message = format!("the tasks have {dependencies} dependencies together; a run can have at most {DEPENDENCIES_MAX}");
+        sink.error("E_TOO_LARGE", "tasks", raw.first().map_or(At::default(), |task| task.at), message);
+    }
     let Some(order) = order(&raw, &linked, sink) else { return Vec::new() };
     if sink.has_errors() {
         return Vec::new();
@@ -190,7 +197,7 @@ fn project(up: &Space, down: &Space) -> Result<(Select, String), String> {
     let down_names = down.names();
     let shared: Vec<&str> = up.names().into_iter().filter(|name| down_names.contains(name)).collect();
     for name in &shared {
-        if !same_values(up, down, name) {
+        if !up.same_values(down, name) {
             return Err((*name).to_owned());
         }
     }

@@ -109,8 +109,7 @@ fn resolve(mut root: Node, path: &Path, options: &LoadOptions<'_>, sink: &mut Si
         let used = |component: &Component| tasks.is_empty() || tasks.iter().any(|task| task.component == component.name);
         let without: Vec<_> = components.iter().filter(|c| c.image.is_none() && used(c)).map(|c| c.name.as_str()).collect();
         let without = if components.is_empty() { vec!["the workers"] } else { without };
-        let at = root.get("targets").and_then(|t| t.get(&target.name)).map_or(root.at, |node| node.at);
-        target::check_image(target, at, &without, sink);
+        target::check_image(target, &without, sink);
     }
     let document = document(&root, &project.name);
     let target_names =

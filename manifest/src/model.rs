@@ -135,6 +135,7 @@ pub struct Target {
     pub local: Option<LocalOptions>,
     /// All options as resolved, for the provider.
     pub options: Value,
+    pub(crate) at: At,
 }
 
 impl Target {

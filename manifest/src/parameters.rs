@@ -66,20 +66,19 @@ impl Parameters {
     }
 }
 
-/// Reads whichever of `foreach`, `zip`, `from` a task has.
-pub(crate) fn read(task: &Fields<'_>, directory: &Path, sink: &mut Sink) -> Parameters {
+/// Reads whichever of `foreach`, `zip`, `from` a task has. Nothing when they are wrong, which is then in the sink.
+pub(crate) fn read(task: &Fields<'_>, directory: &Path, sink: &mut Sink) -> Option<Parameters> {
     let present: Vec<_> = ["foreach", "zip", "from"].into_iter().filter(|key| task.get(key).is_some()).collect();
     if let [first, second, ..] = present[..] {
         let message = format!("'{}' has both `{first}` and `{second}`; a group has one of foreach, zip, from", task.path);
         sink.error("E_BAD_PARAMETERS", &task.child(second), task.key_at(second), message);
     }
-    let made = match present.first().copied() {
+    match present.first().copied() {
         Some("foreach") => foreach(task, sink),
         Some("zip") => zip(task, sink),
         Some("from") => from_file(task, directory, sink),
-        _ => None,
-    };
-    made.unwrap_or_else(Parameters::none)
+        _ => Some(Parameters::none()),
+    }
 }
 
 fn check_parameter_name(name: &str, path: &str, at: At, sink: &mut Sink) -> bool {
@@ -329,7 +328,7 @@ fn from_file(task: &Fields<'_>, directory: &Path, sink: &mut Sink) -> Option<Par
     let names: Vec<String> = match reader.headers() {
         Ok(header) => header.iter().map(|name| name.trim().to_owned()).collect(),
         Err(error) => {
-            fail(sink, csv_line(&error), csv_reason(&error));
+            fail(sink, csv_line(content, error.position()), csv_reason(&error));
             return None;
         }
     };
@@ -354,13 +353,13 @@ fn from_file(task: &Fields<'_>, directory: &Path, sink: &mut Sink) -> Option<Par
         let record = match record {
             Ok(record) => record,
             Err(error) => {
-                fail(sink, csv_line(&error), csv_reason(&error));
+                fail(sink, csv_line(content, error.position()), csv_reason(&error));
                 return None;
             }
         };
         for cell in &record {
             if cell.contains('\0') {
-                fail(sink, record.position().map(csv::Position::line), "a value contains a NUL byte".to_owned());
+                fail(sink, csv_line(content, record.position()), "a value contains a NUL byte".to_owned());
                 return None;
             }
             if !budget.take(cell.len() + VALUE_OVERHEAD) {
@@ -377,8 +376,11 @@ fn from_file(task: &Fields<'_>, directory: &Path, sink: &mut Sink) -> Option<Par
     Parameters::checked(table(names, cells), &key, node.at, sink)
 }
 
-fn csv_line(error: &csv::Error) -> Option<u64> {
-    error.position().map(csv::Position::line)
+/// The line a record begins in. Empty lines before it belong to no record, but the reader's position is before them.
+fn csv_line(content: &[u8], position: Option<&csv::Position>) -> Option<u64> {
+    let start = usize::try_from(position?.byte()).ok()?.min(content.len());
+    let empty = content[start..].iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+    Some(1 + content[..start + empty].iter().filter(|byte| **byte == b'\n').count() as u64)
 }
 
 fn csv_reason(error: &csv::Error) -> String {
@@ -386,18 +388,6 @@ fn csv_reason(error: &csv::Error) -> String {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!("has {len} values, the header names {expected_len}"),
         csv::ErrorKind::Utf8 { .. } => "is not UTF-8".to_owned(),
         _ => show(&error.to_string()),
-    }
-}
-
-/// True when both groups have the parameter with the same values in the same order.
-pub(crate) fn same_values(one: &Space, other: &Space, name: &str) -> bool {
-    let (Some(mut left), Some(mut right)) = (one.column(name), other.column(name)) else { return false };
-    loop {
-        match (left.next(), right.next()) {
-            (None, None) => return true,
-            (Some(a), Some(b)) if a == b => {}
-            _ => return false,
-        }
     }
 }
 

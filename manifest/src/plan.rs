@@ -196,7 +196,7 @@ pub fn plan(manifest: &Manifest) -> Result<Plan, Vec<Diagnostic>> {
             "provider '{}' of target '{}' cannot run in this build; it can be validated and planned",
             target.provider, target.name
         );
-        sink.warn("W_PROVIDER_UNAVAILABLE", &format!("targets.{}.provider", target.name), Default::default(), message);
+        sink.warn("W_PROVIDER_UNAVAILABLE", &format!("targets.{}.provider", target.name), target.at, message);
     }
     let failed = sink.has_errors();
     let mut warnings = manifest.warnings.clone();

@@ -25,6 +25,8 @@ pub(crate) struct Known {
     pub parameters: Vec<String>,
     pub inputs: Vec<String>,
     pub outputs: Vec<String>,
+    /// The parameters could not be read: a field may be one of them.
+    pub parameters_unknown: bool,
 }
 
 impl Known {
@@ -98,6 +100,7 @@ fn parse(text: &str, literal: &[Range<usize>], path: &str, at: At, known: &Known
                     flush(&mut plain, &mut pieces);
                     pieces.push(Piece { kind: Some(kind) });
                 }
+                None if known.parameters_unknown && !inner[..end].contains('.') => {}
                 None => unknown(&inner[..end], text[..pos].ends_with('$'), path, at, known, sink),
             }
             pos += end + 2;

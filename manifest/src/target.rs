@@ -97,6 +97,7 @@ fn implicit_local(components: usize) -> Target {
         workers_max: max_workers,
         local: Some(LocalOptions { max_workers, threads_per_worker: 1 }),
         options: serde_json::json!({ "provider": LOCAL }),
+        at: At::default(),
     }
 }
 
@@ -128,6 +129,7 @@ fn target(name: &str, fields: &Fields<'_>, reading: Reading<'_>, sink: &mut Sink
         totals: amounts(fields, "totals", sink),
         image: fields.text_coded("image", "E_BAD_IMAGE", sink),
         options: serde_json::Value::Null,
+        at: fields.at,
         ..implicit_local(reading.components)
     };
     target.name = name.to_owned();
@@ -418,12 +420,12 @@ fn gcp(fields: &Fields<'_>, target: &mut Target, reading: Reading<'_>, sink: &mu
 }
 
 /// Says when pods of a Kubernetes target would have no image. Asked once it is known which components are used.
-pub(crate) fn check_image(target: &Target, at: At, without_image: &[&str], sink: &mut Sink) {
+pub(crate) fn check_image(target: &Target, without_image: &[&str], sink: &mut Sink) {
     if target.provider == "kubernetes" && target.image.is_none() && !without_image.is_empty() {
         let path = format!("targets.{}.image", target.name);
         let message =
             format!("no image for {}: neither the target nor the component names one", show_names(without_image.iter().copied()));
-        sink.warn("W_MISSING_IMAGE", &path, at, message).help("name an image on the target or on each component");
+        sink.warn("W_MISSING_IMAGE", &path, target.at, message).help("name an image on the target or on each component");
     }
 }
 

@@ -149,11 +149,27 @@ fn read(
         let message = format!("standard output and standard error cannot both be the output `{stdout}`");
         sink.error("E_DUPLICATE_NAME", &path, fields.key_at("stderr"), message).help("use `shell:` with 2>&1");
     }
-    let known = Known {
-        parameters: parameters.space.names().into_iter().map(str::to_owned).collect(),
-        inputs: inputs.iter().map(|input| input.name.clone()).collect(),
-        outputs: outputs.iter().map(|output| output.name.clone()).collect(),
+    // By key, so that an input or output that is wrong is told once and not again wherever it is named.
+    let keys = |section: &str| -> Vec<String> {
+        let entries = fields.get(section).and_then(Node::map).unwrap_or_default();
+        entries.iter().map(|(key, _)| key.text.clone()).collect()
     };
+    let known = Known {
+        parameters: parameters.iter().flat_map(|p| p.space.names()).map(str::to_owned).collect(),
+        inputs: keys("inputs"),
+        outputs: {
+            let mut names = keys("outputs");
+            names.extend(
+                outputs
+                    .iter()
+                    .filter(|o| fields.get("outputs").and_then(|all| all.get(&o.name)).is_none())
+                    .map(|o| o.name.clone()),
+            );
+            names
+        },
+        parameters_unknown: parameters.is_none(),
+    };
+    let parameters = parameters.unwrap_or_else(Parameters::none);
     let command = command(fields, &known, sink);
     let mut env = BTreeMap::new();
     for (name, node, path) in env_entries(fields, sink) {
@@ -290,7 +306,9 @@ fn inputs(fields: &Fields<'_>, sink: &mut Sink) -> Vec<RawInput> {
         if !check_field_name(&key.text, "input", &path, key.at, sink) {
             continue;
         }
-        let (from, as_path) = if node.map().is_some() {
+        // `{prepare.table}` without quotes is a mapping to YAML; `reference` says so.
+        let unquoted = matches!(node.map(), Some([(_, value)]) if value.is_null());
+        let (from, as_path) = if node.map().is_some() && !unquoted {
             let Some(inner) = Fields::open(node, &path, sink) else { continue };
             inner.only(&["from", "as"], sink);
             let Some(from) = inner.get("from") else {
@@ -591,12 +609,18 @@ fn check_paths(task: &RawTask, fields: &Fields<'_>, sink: &mut Sink) {
             _ => staged.get_key_value(output.path.as_str()),
         };
         if let Some((path, (what, _))) = clash {
-            let at = fields.key_at("outputs");
+            let at = output_at(fields, &output.name);
             let place = format!("{}.outputs.{}.path", fields.path, output.name);
             let message = format!("the output `{}` would be collected from '{}', where {what} is", output.name, show(path));
             sink.error("E_DUPLICATE_PATH", &place, at, message);
         }
     }
+}
+
+/// Where an output is declared.
+fn output_at(fields: &Fields<'_>, name: &str) -> At {
+    let declared = fields.get("outputs").and_then(Node::map).and_then(|outputs| outputs.iter().find(|(key, _)| key.text == name));
+    declared.map_or(fields.at, |(key, _)| key.at)
 }
 
 /// An output that is neither a stream, nor has a path, nor is named in the command can never be written.
@@ -610,11 +634,13 @@ fn check_outputs_reachable(task: &RawTask, fields: &Fields<'_>, sink: &mut Sink)
         let kind = Some(Kind::Output(output.name.clone()));
         let named = texts.iter().any(|text| text.pieces.iter().any(|piece| piece.kind == kind));
         let stream = output.name == task.stdout || output.name == task.stderr;
-        if !named && !stream && output.path.is_empty() {
+        // A list without a path, and a wrong path, have been told already.
+        let wanted_path = fields.get("outputs").and_then(|outputs| outputs.get(&output.name)?.get("path")).is_some();
+        if !named && !stream && !wanted_path && output.kind() != OutputKind::List {
             let path = format!("{}.outputs.{}", fields.path, output.name);
             let message =
                 format!("nothing writes the output `{}`: the command does not name {{outputs.{}}}", output.name, output.name);
-            sink.error("E_OUTPUT_UNREACHABLE", &path, fields.key_at("outputs"), message)
+            sink.error("E_OUTPUT_UNREACHABLE", &path, output_at(fields, &output.name), message)
                 .help("name it in the command, or say where it is written: {path: out/series.csv}");
         }
     }
