@@ -7,7 +7,8 @@ use scalable_template::{Space, TASKS_MAX};
 
 use crate::diagnostic::{At, Sink, show, show_names, suggestion};
 use crate::model::{Link, Select, Task, TaskInput};
-use crate::task::{RawInput, RawTask};
+use crate::ports::RawInput;
+use crate::task::RawTask;
 
 /// Most dependencies of one run, all groups together; the scheduler takes no more.
 const DEPENDENCIES_MAX: usize = 1 << 20;

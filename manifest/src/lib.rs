@@ -19,6 +19,7 @@ mod overlay;
 mod parameters;
 mod paths;
 mod plan;
+mod ports;
 mod preview;
 mod sections;
 mod sizes;

@@ -399,7 +399,7 @@ fn wrong_keys_and_types_of_a_task() {
         ("inputs: {x: {as: a}}", "9:17", "E_MISSING_KEY"),
         ("stdin: table.csv", "9:12", "E_BAD_INPUT"),
         ("outputs: {x: {path: a, type: folder}}", "9:34", "E_BAD_OUTPUT"),
-        ("outputs: {x: {type: list}}", "9:18", "E_BAD_OUTPUT"),
+        ("outputs: {x: {type: list}}", "9:15", "E_OUTPUT_UNREACHABLE"),
         ("outputs: {x: file}", "9:15", "E_OUTPUT_UNREACHABLE"),
         ("outputs: {x: {path: /abs}}", "9:25", "E_PATH_ESCAPES"),
         ("outputs: {x: {path: a/../../b}}", "9:25", "E_PATH_ESCAPES"),
