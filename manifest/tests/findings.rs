@@ -552,3 +552,42 @@ fn a_foreach_from_a_table_of_values_is_bounded() {
     let parameters = (0..257).map(|n| format!("p{n}: [1]")).collect::<Vec<_>>().join(", ");
     assert_eq!(errors(&Case::new(&task(&format!("command: [\"true\"]\nforeach: {{{parameters}}}"))).findings()), ["E_TOO_LARGE"]);
 }
+
+/// Every manifest that comes from a good one by a few wrong bytes is read, or refused with a place, and never more than that.
+#[test]
+fn damaged_manifests_are_refused_and_nothing_worse() {
+    let examples = ["ensemble.yaml", "gke.yaml", "gcam_stitches.yaml", "overlays.yaml"];
+    let pieces = [
+        "{", "}", "[", "]", ":", "\n", "  ", "\t", "\"", "'", "&a", "*a", "<<", "${", "$${", "{{", "-", "0", "null", "\u{0}",
+        "🌍", "|", "#", "!", "%",
+    ];
+    // A linear congruential generator: the same damage in every run.
+    let mut state = 0x2545_F491_4F6C_DD1Du64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut refused = 0;
+    for round in 0..400 {
+        let case = Case::example(examples[round % examples.len()]);
+        let path = case.dir.path().join("scalable.yaml");
+        let mut text: Vec<char> = std::fs::read_to_string(&path).unwrap().chars().collect();
+        for _ in 0..=random(4) {
+            let at = random(text.len());
+            let end = (at + random(6)).min(text.len());
+            let new: Vec<char> = pieces[random(pieces.len())].chars().collect();
+            text.splice(at..end, new);
+        }
+        let text: String = text.into_iter().collect();
+        std::fs::write(&path, &text).unwrap();
+        let findings = case.findings();
+        let failed = !errors(&findings).is_empty();
+        refused += usize::from(failed);
+        let lines = text.lines().count() as u32 + 1;
+        assert!(findings.iter().all(|d| d.line <= lines && d.message.len() < 4_000), "{text}\n{findings:#?}");
+        if !failed {
+            case.lower();
+        }
+    }
+    assert!((80..400).contains(&refused), "{refused} of 400 were refused: the damage proves nothing");
+}
