@@ -12,7 +12,7 @@ use crate::cluster;
 use crate::commands::Context;
 use crate::commands::run::finish_watching;
 use crate::connect::{self, Place, block_on};
-use crate::drive::{Ended, End, Watched, drive};
+use crate::drive::{End, Ended, Watched, drive};
 use crate::exit::{CommandResult, Failure, code};
 use crate::interrupt::Signals;
 use crate::launcher::{LocalLauncher, LocalScheduler, wait_gone};
@@ -102,7 +102,9 @@ async fn with_scheduler(
     submission: Submission,
 ) -> CommandResult {
     if submission.spec.groups.is_empty() {
-        return Err(Failure::usage("the manifest has no tasks, and --address names a scheduler that runs already: nothing is to be done"));
+        return Err(Failure::usage(
+            "the manifest has no tasks, and --address names a scheduler that runs already: nothing is to be done",
+        ));
     }
     let mut signals = Signals::new()?;
     let client = place.connect().await?;
@@ -146,7 +148,7 @@ fn with_local(
         let (client, ended) = match begun.await {
             Ok(begun) => begun,
             Err(failure) => {
-                let stopped = stop_started(scheduler);
+                let stopped = stop_started(scheduler).await;
                 return Err(with_more(failure, stopped.err()));
             }
         };
@@ -191,18 +193,12 @@ async fn watch(
     signals: &mut Signals,
 ) -> CommandResult {
     let path = directory.path.display().to_string();
-    let watched = Watched {
-        ui: context.ui,
-        client,
-        run: &directory.name,
-        directory: &path,
-        scheduler: Some(&scheduler),
-        outlives: false,
-    };
+    let watched =
+        Watched { ui: context.ui, client, run: &directory.name, directory: &path, scheduler: Some(&scheduler), outlives: false };
     let ended = match drive(&watched, signals).await {
         Ok(ended) => ended,
         Err(failure) => {
-            let stopped = stop_started(scheduler);
+            let stopped = stop_started(scheduler).await;
             return Err(with_more(failure, stopped.err()));
         }
     };
@@ -211,6 +207,10 @@ async fn watch(
         return detached(context, directory);
     }
     let stopped = take_down(client, scheduler, &ended).await;
+    if stopped.is_ok() {
+        // It opens nothing any more.
+        let _ = std::fs::remove_file(directory.file("token"));
+    }
     let result = finish_watching(context, directory, ended);
     match (result, stopped) {
         (Ok(_), Err(failure)) => Err(failure),
@@ -229,22 +229,30 @@ async fn take_down(client: &Client, scheduler: LocalScheduler, ended: &Ended) ->
         }
         let _ = client.shutdown(true).await;
     }
-    scheduler.stop()?;
-    verify_gone(&pids)
+    stop_and_verify(scheduler, pids).await
 }
 
 /// Ends a scheduler whose run did not begin.
-fn stop_started(scheduler: LocalScheduler) -> Result<(), Failure> {
+async fn stop_started(scheduler: LocalScheduler) -> Result<(), Failure> {
     let pid = scheduler.ready.pid;
-    scheduler.stop()?;
-    verify_gone(&[pid])
+    stop_and_verify(scheduler, vec![pid]).await
 }
 
-/// Everything that was started is gone.
+/// Stops a scheduler and waits until it and these processes are gone. The sessions of this process are served meanwhile: the
+/// scheduler waits for them to end.
 ///
 /// # Errors
 /// What is left.
-pub fn verify_gone(pids: &[u32]) -> Result<(), Failure> {
+pub async fn stop_and_verify(scheduler: LocalScheduler, pids: Vec<u32>) -> Result<(), Failure> {
+    let work = move || scheduler.stop().and_then(|()| verify_gone(&pids));
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Failure::infrastructure(format!("the scheduler could not be stopped: {error}"))),
+    }
+}
+
+/// Everything that was started is gone.
+fn verify_gone(pids: &[u32]) -> Result<(), Failure> {
     let left = wait_gone(pids, GONE_TIMEOUT);
     if left.is_empty() {
         return Ok(());
@@ -264,7 +272,9 @@ fn with_more(failure: Failure, more: Option<Failure>) -> Failure {
 fn detached(context: &Context, directory: &RunDirectory) -> CommandResult {
     let ui = context.ui;
     if ui.json() {
-        ui.out_json(&serde_json::json!({ "schema": "scalable.submitted.v1", "run": directory.name, "directory": directory.path }))?;
+        ui.out_json(
+            &serde_json::json!({ "schema": "scalable.submitted.v1", "run": directory.name, "directory": directory.path }),
+        )?;
     } else {
         ui.out(&directory.name)?;
     }

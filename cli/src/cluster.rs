@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use scalable::Client;
 use scalable_proto::v1;
 
-use crate::carry_out::verify_gone;
+use crate::carry_out::stop_and_verify;
 use crate::commands::Context;
 use crate::exit::{CommandResult, Failure, code};
 use crate::interrupt::{Signals, Told};
@@ -55,7 +55,6 @@ pub async fn serve(
     let why = wait(&client, &scheduler, signals, idle_ttl).await;
     let busy = matches!(&why, Why::Told(_)) && client.list_runs().await.is_ok_and(|runs| runs.iter().any(is_live));
     let mut pids = vec![scheduler.ready.pid];
-    let mut stopped = Ok(());
     if !matches!(why, Why::Ended(_)) {
         if let Ok(status) = client.status("").await {
             pids.extend(status.workers.iter().map(|worker| worker.pid));
@@ -64,9 +63,7 @@ pub async fn serve(
         let _ = client.shutdown(true).await;
     }
     let tail = scheduler.log_tail();
-    if !matches!(why, Why::Ended(_)) {
-        stopped = scheduler.stop();
-    }
+    let stopped = stop_and_verify(scheduler, pids).await;
     let result = match why {
         Why::Told(told) if busy => Ok(told.exit_code()),
         Why::Told(_) => Ok(code::OK),
@@ -91,7 +88,7 @@ pub async fn serve(
         pids: Pids::default(),
         ..record.clone()
     })?;
-    stopped.and_then(|()| verify_gone(&pids))?;
+    stopped?;
     result
 }
 

@@ -6,8 +6,8 @@ use super::Context;
 use crate::args::RetryArgs;
 use crate::carry_out::{Job, carry_out, wanted};
 use crate::exit::{CommandResult, Failure, code};
-use crate::workflow::{self, Wanted};
 use crate::which;
+use crate::workflow::{self, Wanted};
 
 /// Runs again what did not succeed.
 pub fn run(context: &Context, args: &RetryArgs) -> CommandResult {
