@@ -130,7 +130,7 @@ fn harmless_if(terminal: bool, text: &str) -> Cow<'_, str> {
 /// `text` without anything that a terminal would obey: escape sequences are removed whole, other control characters and those
 /// that change the direction of writing are shown as `\u{..}`; line feeds and tabs stay, a carriage return at a line's end goes.
 pub fn harmless(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(|c| must_go(c)) {
+    if !text.chars().any(must_go) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len());
