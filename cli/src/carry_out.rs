@@ -229,30 +229,22 @@ async fn take_down(client: &Client, scheduler: LocalScheduler, ended: &Ended) ->
         }
         let _ = client.shutdown(true).await;
     }
-    stop_and_verify(scheduler, pids).await
+    scheduler.stop_meanwhile().await?;
+    verify_gone(&pids)
 }
 
 /// Ends a scheduler whose run did not begin.
 async fn stop_started(scheduler: LocalScheduler) -> Result<(), Failure> {
     let pid = scheduler.ready.pid;
-    stop_and_verify(scheduler, vec![pid]).await
-}
-
-/// Stops a scheduler and waits until it and these processes are gone. The sessions of this process are served meanwhile: the
-/// scheduler waits for them to end.
-///
-/// # Errors
-/// What is left.
-pub async fn stop_and_verify(scheduler: LocalScheduler, pids: Vec<u32>) -> Result<(), Failure> {
-    let work = move || scheduler.stop().and_then(|()| verify_gone(&pids));
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Failure::infrastructure(format!("the scheduler could not be stopped: {error}"))),
-    }
+    scheduler.stop_meanwhile().await?;
+    verify_gone(&[pid])
 }
 
 /// Everything that was started is gone.
-fn verify_gone(pids: &[u32]) -> Result<(), Failure> {
+///
+/// # Errors
+/// What is left.
+pub fn verify_gone(pids: &[u32]) -> Result<(), Failure> {
     let left = wait_gone(pids, GONE_TIMEOUT);
     if left.is_empty() {
         return Ok(());

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use scalable::Client;
 use scalable_proto::v1;
 
-use crate::carry_out::stop_and_verify;
+use crate::carry_out::verify_gone;
 use crate::commands::Context;
 use crate::exit::{CommandResult, Failure, code};
 use crate::interrupt::{Signals, Told};
@@ -63,7 +63,7 @@ pub async fn serve(
         let _ = client.shutdown(true).await;
     }
     let tail = scheduler.log_tail();
-    let stopped = stop_and_verify(scheduler, pids).await;
+    let stopped = scheduler.stop_meanwhile().await;
     let result = match why {
         Why::Told(told) if busy => Ok(told.exit_code()),
         Why::Told(_) => Ok(code::OK),
@@ -88,7 +88,7 @@ pub async fn serve(
         pids: Pids::default(),
         ..record.clone()
     })?;
-    stopped?;
+    stopped.and_then(|()| verify_gone(&pids))?;
     result
 }
 
