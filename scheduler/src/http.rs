@@ -2,17 +2,19 @@
 //! are. It reads snapshots and never asks the reactor.
 //!
 //! Host and Origin are checked before anything else, so that no page of another site can reach it through a browser.
-//! `/livez`, `/readyz` and `/metrics` answer anybody on this machine and name no task and no file; the rest needs the token.
+//! `/livez`, `/readyz` and `/metrics` answer anybody on this machine and name no task and no file; the rest needs the token, or
+//! the cookie that a one-time link leaves in a browser.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -25,28 +27,35 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::{Request as GrpcRequest, Response as GrpcResponse, Status};
 
 use crate::auth::Token;
+use crate::door::Door;
 use crate::snapshot::{Reader, Snapshot, state_word};
+
+/// Name of the cookie and the sign behind it.
+const COOKIE_PREFIX: &str = "scalable=";
 
 #[derive(Clone)]
 struct Pages {
     snapshots: Reader,
     token: Token,
+    door: Door,
     listen: SocketAddr,
 }
 
 /// Everything 8787 answers.
-pub fn router(snapshots: Reader, token: Token, listen: SocketAddr) -> Router {
+pub fn router(snapshots: Reader, token: Token, door: Door, listen: SocketAddr) -> Router {
     let monitoring = MonitoringServiceServer::new(Monitoring(snapshots.clone()));
     let grpc = tonic::service::Routes::new(InterceptedService::new(monitoring, token.interceptor())).into_axum_router();
-    let pages = Pages { snapshots, token, listen };
+    let pages = Pages { snapshots, token, door, listen };
     let guarded = Router::new()
         .route("/", get(front_page))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/link", post(make_link))
         .layer(middleware::from_fn_with_state(pages.clone(), need_token));
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(async || "ok\n"))
         .route("/metrics", get(metrics))
+        .route("/login", get(login))
         .merge(guarded)
         .with_state(pages.clone())
         .merge(grpc)
@@ -73,6 +82,7 @@ async fn same_origin(State(pages): State<Pages>, request: Request, next: Next) -
         (header::CONTENT_SECURITY_POLICY, "default-src 'self'; object-src 'none'; frame-ancestors 'none'"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
     ] {
         headers.insert(name, header::HeaderValue::from_static(value));
     }
@@ -80,11 +90,39 @@ async fn same_origin(State(pages): State<Pages>, request: Request, next: Next) -
 }
 
 async fn need_token(State(pages): State<Pages>, request: Request, next: Next) -> Response {
-    let shown = header_text(request.headers(), header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
-    if shown.is_some_and(|token| pages.token.matches(token)) {
+    let headers = request.headers();
+    let shown = header_text(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+    // A cookie lets a browser read; what changes something needs the token itself.
+    let reading = request.method() == Method::GET;
+    let cookie = header_text(headers, header::COOKIE).into_iter().flat_map(|cookies| cookies.split("; "));
+    let known = |cookie: &str| cookie.strip_prefix(COOKIE_PREFIX).is_some_and(|cookie| pages.door.knows(cookie));
+    if shown.is_some_and(|token| pages.token.matches(token)) || (reading && cookie.into_iter().any(known)) {
         return next.run(request).await;
     }
     refuse(StatusCode::UNAUTHORIZED, "this page needs the cluster's token: authorization: Bearer <content of the token file>")
+}
+
+async fn make_link(State(pages): State<Pages>) -> Response {
+    match pages.door.make_link() {
+        Ok(secret) => link(pages.listen, &secret).into_response(),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the system has no random numbers"),
+    }
+}
+
+/// The address that lets a browser in, once.
+pub fn link(listen: SocketAddr, secret: &str) -> String {
+    format!("http://{listen}/login?once={secret}")
+}
+
+async fn login(State(pages): State<Pages>, Query(query): Query<BTreeMap<String, String>>) -> Response {
+    match pages.door.enter(query.get("once").map_or("", String::as_str)) {
+        Ok(Some(cookie)) => {
+            let cookie = format!("{COOKIE_PREFIX}{cookie}; HttpOnly; SameSite=Strict; Path=/");
+            (StatusCode::SEE_OTHER, [(header::SET_COOKIE, cookie), (header::LOCATION, "/".to_owned())]).into_response()
+        }
+        Ok(None) => refuse(StatusCode::UNAUTHORIZED, "this link has been used or is too old: ask for a new one"),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the system has no random numbers"),
+    }
 }
 
 fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {

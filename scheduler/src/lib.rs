@@ -5,6 +5,7 @@
 
 pub mod auth;
 pub mod convert;
+pub mod door;
 pub mod http;
 pub mod options;
 pub mod provision;

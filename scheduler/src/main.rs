@@ -11,6 +11,7 @@ use scalable_core::scheduler::Config;
 use scalable_proto::v1;
 use scalable_provider::local::{LocalOptions, LocalProvider, LocalWorkers};
 use scalable_scheduler::auth::Token;
+use scalable_scheduler::door::Door;
 use scalable_scheduler::options::Options;
 use scalable_scheduler::reactor::{Identity, Lifetime, Reactor, Surroundings};
 use scalable_scheduler::{http, provision, records, serve, snapshot};
@@ -53,7 +54,10 @@ async fn run(options: Options) -> Result<()> {
     };
 
     let (publisher, reader) = snapshot::channel();
-    serve_http(http::router(reader, token.clone(), http_address), http_listener)?;
+    let door = Door::default();
+    let link = door.make_link().map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
+    let link = http::link(http_address, &link);
+    serve_http(http::router(reader, token.clone(), door, http_address), http_listener)?;
 
     let (seen, stop_provider) = start_provider(&options, &identity.address, &token_file)?;
     let (record_handle, recorded, records_thread) = records::start().context("start the records' thread")?;
@@ -86,19 +90,20 @@ async fn run(options: Options) -> Result<()> {
     config.lost_after_reset = options.lost_after_reset();
     let surroundings = Surroundings { records: record_handle, recorded, seen, snapshots: publisher, stop };
     let lifetime = Lifetime { exit_when_done: options.exit_when_done, idle_ttl: Duration::from_secs(options.idle_ttl) };
-    announce(&identity)?;
+    announce(&identity, &link)?;
     tracing::info!(address = %identity.address, http = %identity.http, cluster_id = %identity.cluster_id, "ready");
     Reactor::new(identity, config, &surroundings).run(inbound, surroundings, lifetime).await;
 
-    // Goodbyes are on their way: the server ends when its streams have.
-    let _ = served.send(());
-    let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
+    // Nothing runs any more. The provider first, so that it does not replace the workers that leave now.
     if let Some(stop) = stop_provider {
         let (done, gone) = oneshot::channel();
         if stop.send(done).is_ok() {
             let _ = tokio::time::timeout(Duration::from_secs(10), gone).await;
         }
     }
+    // Goodbyes are on their way: the server ends when its streams have.
+    let _ = served.send(());
+    let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
     let _ = records_thread.join();
     drop(stop_sender);
     Ok(())
@@ -118,10 +123,10 @@ async fn bind(address: SocketAddr, any_port: bool) -> Result<TcpListener> {
 }
 
 /// The one line on standard output: where the scheduler is.
-fn announce(identity: &Identity) -> Result<()> {
+fn announce(identity: &Identity, link: &str) -> Result<()> {
     let line = serde_json::json!({
         "address": identity.address, "http": identity.http, "pid": std::process::id(),
-        "cluster_id": identity.cluster_id, "epoch": identity.epoch,
+        "cluster_id": identity.cluster_id, "epoch": identity.epoch, "link": link,
     });
     let mut out = std::io::stdout().lock();
     // Whoever started this may have closed the pipe by now; the files say the same.

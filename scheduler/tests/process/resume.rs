@@ -2,9 +2,8 @@
 //! sockets, and sees nothing lost and nothing doubled.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 
+use crate::common::{Scheduler, TOKEN};
 use scalable_core::link::{Arrival, Receiver, Sender};
 use scalable_proto::v1::client_service_client::ClientServiceClient;
 use scalable_proto::v1::control_service_client::ControlServiceClient;
@@ -16,7 +15,6 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const TASKS: u32 = 6;
 
 type Authorized = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
@@ -27,50 +25,9 @@ fn authorize(mut request: Request<()>) -> Result<Request<()>, Status> {
     Ok(request)
 }
 
-/// A scheduler process that ends with the test.
-struct Scheduler {
-    process: Child,
-    address: String,
-    directory: tempfile::TempDir,
-}
-
-impl Scheduler {
-    fn start() -> Scheduler {
-        use std::os::unix::fs::OpenOptionsExt;
-        let directory = tempfile::tempdir().unwrap();
-        let token_file = directory.path().join("token");
-        let mut file = std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&token_file).unwrap();
-        std::io::Write::write_all(&mut file, TOKEN.as_bytes()).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_scalable-scheduler"))
-            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--lifeline"])
-            .arg("--token-file")
-            .arg(&token_file)
-            .arg("--state-dir")
-            .arg(directory.path())
-            .env("SCALABLE_LOST_AFTER_RESET_MS", "600000")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let address = ready["address"].as_str().unwrap().to_owned();
-        Scheduler { process, address, directory }
-    }
-
-    async fn channel(&self) -> Authorized {
-        let channel = Channel::from_shared(self.address.clone()).unwrap().connect().await.unwrap();
-        InterceptedService::new(channel, authorize)
-    }
-}
-
-impl Drop for Scheduler {
-    fn drop(&mut self) {
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
-    }
+async fn channel(scheduler: &Scheduler) -> Authorized {
+    let channel = Channel::from_shared(scheduler.address.clone()).unwrap().connect().await.unwrap();
+    InterceptedService::new(channel, authorize)
 }
 
 /// Counts messages; says when it is the turn of the one at which a stream is to be dropped.
@@ -145,7 +102,7 @@ async fn open_data(
 
 impl Worker {
     async fn register(scheduler: &Scheduler) -> Worker {
-        let mut client = WorkerServiceClient::new(scheduler.channel().await);
+        let mut client = WorkerServiceClient::new(channel(&scheduler).await);
         let (out, incoming, welcome) = open_control(&mut client, hello(0, 0, v1::Acks::default())).await;
         let (data_out, data_in, _) = open_data(&mut client, welcome.session, welcome.epoch, 0).await;
         Worker {
@@ -278,7 +235,7 @@ fn group(name: &str, after: Option<u32>) -> v1::GroupSpec {
 
 /// Submits a run in parts over a client's data stream, dropping it at the countdown's message, and returns the answers.
 async fn submit(scheduler: &Scheduler, spec: v1::RunSpec, countdown: &mut Countdown) -> Vec<v1::SubmitReply> {
-    let mut client = ClientServiceClient::new(scheduler.channel().await);
+    let mut client = ClientServiceClient::new(channel(&scheduler).await);
     let key = spec.client_key.clone();
     let (control, outgoing) = mpsc::unbounded_channel();
     let first =
@@ -336,7 +293,7 @@ async fn submit(scheduler: &Scheduler, spec: v1::RunSpec, countdown: &mut Countd
 
 /// Waits for the run's end over the monitoring of its control service, and returns each group's counts.
 async fn wait_for_end(scheduler: &Scheduler, run: &str) -> BTreeMap<String, v1::GroupCounts> {
-    let mut client = ClientServiceClient::new(scheduler.channel().await);
+    let mut client = ClientServiceClient::new(channel(&scheduler).await);
     let (control, outgoing) = mpsc::unbounded_channel();
     let first =
         v1::ClientControl { seq: 0, acks: None, body: Some(v1::client_control::Body::Hello(hello(0, 0, v1::Acks::default()))) };
@@ -407,7 +364,7 @@ async fn a_submit_dropped_at_every_message_is_taken_once() {
         // The same key again, on a new session, answers with the same run.
         let again = submit(&scheduler, run_spec(&name, &directory, key), &mut Countdown(i64::MAX)).await;
         assert!(again[0].known && again[0].run == name, "{again:?}");
-        let mut control = ControlServiceClient::new(scheduler.channel().await);
+        let mut control = ControlServiceClient::new(channel(&scheduler).await);
         let runs = control.list_runs(v1::ListRunsRequest {}).await.unwrap().into_inner().runs;
         assert_eq!(runs.iter().filter(|run| run.run == name).count(), 1);
         if countdown.0 >= 0 {
