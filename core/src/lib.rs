@@ -10,5 +10,8 @@ pub mod link;
 pub mod messages;
 pub mod planner;
 pub mod resources;
+pub mod scheduler;
 pub mod spec;
 pub mod worker;
+
+pub use scheduler::projection;

@@ -284,13 +284,8 @@ impl Starter {
         let Some(child) = self.alive.remove(&pid.as_raw()) else { return };
         self.kill_orphans();
         let pool = self.options.workers.pool.clone();
-        let _ = self.seen.blocking_send(Observation::Died {
-            name: child.name,
-            uid: child.uid,
-            pool,
-            ordinal: child.ordinal,
-            reason,
-        });
+        let _ =
+            self.seen.blocking_send(Observation::Died { name: child.name, uid: child.uid, pool, ordinal: child.ordinal, reason });
     }
 
     /// Kills every child of this process that is not a worker: it was adopted from a worker that died. Killing one may make

@@ -1,1 +1,15 @@
-//! Placeholder filled by the first commit of this crate.
+//! The process around the scheduler machine: sockets, records and the provider. It decides nothing.
+//!
+//! One thread, the reactor's, owns the machine and drives 8786; 8787, the records and the provider run on threads of their
+//! own and meet it only through bounded queues.
+
+pub mod auth;
+pub mod convert;
+pub mod door;
+pub mod http;
+pub mod options;
+pub mod provision;
+pub mod reactor;
+pub mod records;
+pub mod serve;
+pub mod snapshot;

@@ -1,1 +1,20 @@
-//! x
+//! Harness of the end-to-end tests: real processes in a directory of their own. The cases are in `tests/e2e/`.
+//!
+//! Nothing here waits for time. [`until`] waits for something to be true and fails the test when it never becomes so.
+
+#![allow(clippy::unwrap_used, reason = "a harness that cannot go on fails the test, with the place where it happened")]
+
+mod process;
+mod run;
+mod sandbox;
+mod wait;
+
+pub use process::{Finished, Running};
+pub use run::Run;
+pub use sandbox::{ProcessInfo, Sandbox};
+pub use wait::{DEADLINE, until};
+
+/// True when the long forms of the tests are asked for: `scripts/test --long`.
+pub fn long() -> bool {
+    std::env::var_os("SCALABLE_TEST_LONG").is_some_and(|value| value == "1")
+}

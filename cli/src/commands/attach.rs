@@ -1,0 +1,36 @@
+//! `scalable attach`: watch a run that goes on without a command line. Leaving it never ends it.
+
+use super::Context;
+use super::run::finish_watching;
+use crate::args::AttachArgs;
+use crate::connect::{Found, block_on, reach};
+use crate::drive::{Watched, drive};
+use crate::exit::CommandResult;
+use crate::interrupt::Signals;
+use crate::which;
+
+/// Watches to the end, with the exit codes of `run`; a run that is over already is summed up.
+pub fn run(context: &Context, args: &AttachArgs) -> CommandResult {
+    let which = which::run(&context.runs_dir, &args.run)?;
+    if which.record.is_over() {
+        return super::report::sum_up(context, &which.directory);
+    }
+    let directory = which.directory.path.display().to_string();
+    let ended = block_on(async {
+        let mut signals = Signals::new()?;
+        let client = match reach(&which.record).await? {
+            Found::Live(client) => client,
+            Found::Records(error) => return Err(super::status::unreachable(&which.directory.name, error.as_ref())),
+        };
+        let watched = Watched {
+            ui: context.ui,
+            client: &client,
+            run: &which.directory.name,
+            directory: &directory,
+            scheduler: None,
+            outlives: true,
+        };
+        drive(&watched, &mut signals).await
+    })?;
+    finish_watching(context, &which.directory, ended)
+}

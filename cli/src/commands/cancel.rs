@@ -1,0 +1,39 @@
+//! `scalable cancel`: a run, a group of it, or one task.
+
+use serde_json::json;
+
+use super::Context;
+use crate::args::CancelArgs;
+use crate::connect::{Found, block_on, reach};
+use crate::exit::{CommandResult, Failure, code};
+use crate::which::{self, Which};
+
+/// Asks the run's scheduler; returns when it has taken the request.
+pub fn run(context: &Context, args: &CancelArgs) -> CommandResult {
+    let which = which::any(&context.runs_dir, "@last", &args.what)?;
+    let run = which.directory.name.clone();
+    if which.record.is_over() {
+        return Err(Failure::usage(format!("{run} is over already: {}", which.record.status)));
+    }
+    let tasks = block_on(cancel(&which, &args.reason))?;
+    let what = match (&which.group, which.index) {
+        (Some(group), Some(index)) => format!("{run}/{group}[{index}]"),
+        (Some(group), None) => format!("{run}/{group}"),
+        _ => run,
+    };
+    if context.ui.json() {
+        context.ui.out_json(&json!({ "schema": "scalable.cancel.v1", "cancelled": what, "tasks": tasks }))?;
+    } else {
+        context.ui.out(format!("cancelling {what}: {tasks} tasks"))?;
+    }
+    Ok(code::OK)
+}
+
+async fn cancel(which: &Which, reason: &str) -> Result<u32, Failure> {
+    match reach(&which.record).await? {
+        Found::Live(client) => {
+            Ok(client.cancel(&which.directory.name, which.group.as_deref().unwrap_or_default(), which.index, reason).await?)
+        }
+        Found::Records(error) => Err(super::status::unreachable(&which.directory.name, error.as_ref())),
+    }
+}

@@ -1,0 +1,30 @@
+//! A file a command.
+
+pub mod attach;
+pub mod cancel;
+pub mod completions;
+pub mod down;
+pub mod explain;
+pub mod logs;
+pub mod plan;
+pub mod report;
+pub mod retry;
+pub mod run;
+pub mod shell;
+pub mod status;
+pub mod submit;
+pub mod validate;
+pub mod version;
+
+use std::path::PathBuf;
+
+use crate::ui::Ui;
+
+/// What every command is given besides its own arguments.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Where output goes.
+    pub ui: Ui,
+    /// Where run directories lie.
+    pub runs_dir: PathBuf,
+}

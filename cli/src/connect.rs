@@ -1,0 +1,105 @@
+//! From a run, or an address, to a session with its scheduler.
+
+use std::path::{Path, PathBuf};
+
+use scalable::Client;
+
+use crate::args::SchedulerArgs;
+use crate::exit::Failure;
+use crate::records::RunRecord;
+use crate::runs::{self, RunDirectory};
+
+/// Runs an async command on a runtime of one thread.
+///
+/// # Errors
+/// What the command returns, or that the system gives no runtime.
+pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::io("start the runtime", &error))?.block_on(work)
+}
+
+/// Where a scheduler is and what it wants to see.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// `host:port` or a URL.
+    pub address: String,
+    /// File with the token.
+    pub token_file: PathBuf,
+}
+
+impl Place {
+    /// A session with the scheduler there.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn connect(&self) -> Result<Client, Failure> {
+        let token = runs::read_token(&self.token_file)?;
+        Ok(Client::connect(&self.address, &token).await?)
+    }
+}
+
+/// The scheduler of a run that lives.
+pub fn place_of(record: &RunRecord) -> Option<Place> {
+    Some(Place { address: record.address.clone()?, token_file: PathBuf::from(record.token_file.clone()?) })
+}
+
+/// The scheduler that was asked for with `--address`; nothing when none was.
+///
+/// # Errors
+/// When its token is not known.
+pub fn asked_for(args: &SchedulerArgs, runs_dir: &Path) -> Result<Option<Place>, Failure> {
+    let Some(address) = &args.address else { return Ok(None) };
+    if let Some(token_file) = &args.token_file {
+        return Ok(Some(Place { address: address.clone(), token_file: token_file.clone() }));
+    }
+    let same = |record: &RunRecord| record.address.as_deref().is_some_and(|known| host_and_port(known) == host_and_port(address));
+    let known = runs::list(runs_dir)?.into_iter().filter(|(_, record)| !record.is_over()).find(|(_, record)| same(record));
+    let place = known.and_then(|(_, record)| place_of(&record)).map(|place| Place { address: address.clone(), ..place });
+    place.map(Some).ok_or_else(|| {
+        Failure::usage(format!("the token of the scheduler at {address} is not known"))
+            .help("name the file it was started with: --token-file FILE, or SCALABLE_TOKEN_FILE")
+    })
+}
+
+fn host_and_port(address: &str) -> &str {
+    address.split_once("://").map_or(address, |(_, rest)| rest).trim_end_matches('/')
+}
+
+/// The newest scheduler that was started from here and still lives.
+///
+/// # Errors
+/// When there is none.
+pub fn newest(runs_dir: &Path) -> Result<(RunDirectory, Place), Failure> {
+    let live = runs::list(runs_dir)?.into_iter().filter(|(_, record)| !record.is_over());
+    live.filter_map(|(directory, record)| place_of(&record).map(|place| (directory, place))).next().ok_or_else(|| {
+        Failure::usage("no scheduler is running that was started from here")
+            .help("start one with `scalable run` on a manifest without tasks, or name one with --address")
+    })
+}
+
+/// What a command finds when it looks for a run: its scheduler, or only its directory.
+pub enum Found {
+    /// It lives.
+    Live(Client),
+    /// It is over, or its scheduler does not answer; then with the reason.
+    Records(Option<scalable::Error>),
+}
+
+/// Connects to the scheduler of a run that lives.
+///
+/// # Errors
+/// When the scheduler answers but does not accept this client.
+pub async fn reach(record: &RunRecord) -> Result<Found, Failure> {
+    let Some(place) = place_of(record).filter(|_| !record.is_over()) else { return Ok(Found::Records(None)) };
+    let Ok(token) = runs::read_token(&place.token_file) else { return Ok(Found::Records(None)) };
+    match Client::connect(&place.address, &token).await {
+        Ok(client) => match client.status(&record.run_id).await {
+            Ok(_) => Ok(Found::Live(client)),
+            // The port was taken over by the scheduler of another run.
+            Err(error) if !record.groups.is_empty() => Ok(Found::Records(Some(error))),
+            Err(_) => Ok(Found::Live(client)),
+        },
+        Err(error @ scalable::Error::VersionSkew { .. }) => Err(error.into()),
+        Err(error) => Ok(Found::Records(Some(error))),
+    }
+}

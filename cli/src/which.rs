@@ -1,0 +1,94 @@
+//! From what was typed to a run, a group, an element.
+
+use std::path::Path;
+
+use scalable_template::{Element, Space, parse_task_name};
+
+use crate::exit::Failure;
+use crate::records::{GroupRecord, RunRecord};
+use crate::runs::{self, RunDirectory};
+
+/// What a name means.
+#[derive(Debug)]
+pub struct Which {
+    pub directory: RunDirectory,
+    pub record: RunRecord,
+    /// A group of it.
+    pub group: Option<String>,
+    /// An element of that group.
+    pub index: Option<u32>,
+}
+
+impl Which {
+    /// The task that is meant.
+    ///
+    /// # Errors
+    /// When a run or a whole group was named.
+    pub fn task(&self) -> Result<(&str, u32), Failure> {
+        match (&self.group, self.index) {
+            (Some(group), Some(index)) => Ok((group, index)),
+            (Some(group), None) => {
+                let length = self.record.groups.iter().find(|known| known.name == *group).map_or(0, |known| known.length);
+                Err(Failure::usage(format!("{group} has {length} tasks; which one?"))
+                    .help(format!("write {group}[0], or name its parameters: {group}[name=value,…]")))
+            }
+            _ => Err(Failure::usage("no task was named").help("write group[index], or group[name=value,…]")),
+        }
+    }
+}
+
+/// Finds the run alone.
+///
+/// # Errors
+/// When there is none of the name.
+pub fn run(runs_dir: &Path, wanted: &str) -> Result<Which, Failure> {
+    let directory = runs::find(runs_dir, wanted)?;
+    let record = directory.record()?;
+    Ok(Which { directory, record, group: None, index: None })
+}
+
+/// Finds what `what` names: a run (`@last`, `run-…`), `group`, `group[…]`, `run/group`, `run/group[…]`. `default_run` is meant
+/// where no run is named.
+///
+/// # Errors
+/// When run, group or element are not there; the known groups are named.
+pub fn any(runs_dir: &Path, default_run: &str, what: &str) -> Result<Which, Failure> {
+    let is_run = !what.contains(['/', '[']) && (what == "@last" || what.starts_with("run-"));
+    if is_run || (what.contains('/') && Path::new(what).join("run.json").is_file()) {
+        return run(runs_dir, what);
+    }
+    let name = parse_task_name(what).map_err(|error| Failure::usage(error.to_string()))?;
+    let mut which = run(runs_dir, name.run.unwrap_or(default_run))?;
+    let Some(group) = which.record.groups.iter().find(|group| group.name == name.group) else {
+        let known: Vec<&str> = which.record.groups.iter().take(20).map(|group| group.name.as_str()).collect();
+        return Err(Failure::usage(format!("{} has no group {:?}", which.directory.name, name.group))
+            .help(format!("its groups are {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") })));
+    };
+    which.index = element(group, &name.element)?;
+    which.group = Some(group.name.clone());
+    Ok(which)
+}
+
+fn element(group: &GroupRecord, element: &Element) -> Result<Option<u32>, Failure> {
+    if let Element::Index(index) = element {
+        // The length of a group that is open on a result may have become known since.
+        if group.length > 0 && *index >= group.length {
+            return Err(Failure::usage(format!("{} has {} tasks, there is no [{index}]", group.name, group.length))
+                .help(format!("the last one is {}[{}]", group.name, group.length - 1)));
+        }
+        return Ok(Some(*index));
+    }
+    let Some(space) = group.parameters.to_wire() else {
+        return Err(Failure::usage(format!("{} has too many rows to be looked up by their values", group.name)).help("name the number of the row"));
+    };
+    let space = Space::with_length(&space, group.length)
+        .map_err(|error| Failure::infrastructure(format!("run.json is damaged: group {}: {error}", group.name)))?;
+    match (space.find_element(element), element) {
+        (None, Element::Whole) => Ok(None),
+        (None, _) => {
+            let example = if group.length > 0 { format!("for example {}", space.task_name(&group.name, 0)) } else { String::new() };
+            Err(Failure::usage(format!("{} has no element with these parameters", group.name)).help(example))
+        }
+        (found, _) => Ok(found),
+    }
+}

@@ -1,0 +1,415 @@
+//! A scheduler in miniature that breaks every stream at every message, before or after it was taken, with the session kept or
+//! forgotten. What arrives on either side is compared with what an unbroken connection gives.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use scalable::{Client, Error, Event, v1};
+use scalable_core::link::{Arrival, Receiver, Sender};
+use scalable_proto::v1::client_service_server::{ClientService, ClientServiceServer};
+use scalable_proto::v1::control_service_server::{ControlService, ControlServiceServer};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const RUN: &str = "run-1";
+
+/// When the connection breaks.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    /// At this message, counted over both streams and directions.
+    at: u64,
+    /// The message was taken, or sent, before the break.
+    taken: bool,
+    /// The scheduler has forgotten the session afterwards.
+    forgets: bool,
+}
+
+type Out<T> = mpsc::UnboundedSender<Result<T, Status>>;
+
+struct Session {
+    number: u64,
+    to_control: Sender<v1::ClientEvents>,
+    to_data: Sender<v1::ClientResults>,
+    from_control: Receiver,
+    from_data: Receiver,
+    assembling: Option<v1::RunSpec>,
+}
+
+impl Session {
+    fn new(number: u64) -> Session {
+        Session {
+            number,
+            to_control: Sender::new(1000),
+            to_data: Sender::new(1000),
+            from_control: Receiver::default(),
+            from_data: Receiver::default(),
+            assembling: None,
+        }
+    }
+}
+
+struct State {
+    fault: Option<Fault>,
+    messages: u64,
+    sessions: u64,
+    session: Session,
+    control: Option<Out<v1::ClientEvents>>,
+    data: Option<Out<v1::ClientResults>>,
+    runs: BTreeMap<Vec<u8>, v1::RunSpec>,
+    tasks: BTreeMap<Vec<u8>, u32>,
+    repeated: u32,
+}
+
+impl State {
+    /// Counts a message; true when the connection is to break at it.
+    fn breaks(&mut self, taken: bool) -> bool {
+        self.fault.is_some_and(|fault| fault.at == self.messages && fault.taken == taken)
+    }
+
+    fn break_now(&mut self) {
+        let fault = self.fault.take().unwrap();
+        self.control = None;
+        self.data = None;
+        if fault.forgets {
+            self.sessions += 1;
+            self.session = Session::new(self.sessions);
+        }
+    }
+
+    fn event(&mut self, body: v1::client_events::Body) {
+        let session = &mut self.session;
+        let acks = v1::Acks { control: session.from_control.received(), data: session.from_data.received() };
+        let frame = session.to_control.push(|seq| v1::ClientEvents { seq, acks: Some(acks), body: Some(body) }).unwrap();
+        self.send(|state| {
+            if let Some(out) = &state.control {
+                let _ = out.send(Ok(frame));
+            }
+        });
+    }
+
+    fn result(&mut self, body: v1::client_results::Body) {
+        let frame = self.session.to_data.push(|seq| v1::ClientResults { seq, body: Some(body) }).unwrap();
+        self.send(|state| {
+            if let Some(out) = &state.data {
+                let _ = out.send(Ok(frame));
+            }
+        });
+    }
+
+    fn send(&mut self, send: impl FnOnce(&State)) {
+        if self.breaks(false) {
+            self.break_now();
+        } else {
+            send(self);
+            if self.breaks(true) {
+                self.break_now();
+            }
+        }
+        self.messages += 1;
+    }
+
+    /// Takes an incoming frame, unless the connection breaks before.
+    fn take(&mut self, take: impl FnOnce(&mut State)) -> bool {
+        if self.breaks(false) {
+            self.break_now();
+            self.messages += 1;
+            return false;
+        }
+        let breaks = self.breaks(true);
+        self.messages += 1;
+        take(self);
+        if breaks && self.fault.is_some() {
+            self.break_now();
+            return false;
+        }
+        true
+    }
+
+    fn control_frame(&mut self, frame: v1::ClientControl) {
+        if let Some(acks) = frame.acks {
+            self.session.to_control.acked(acks.control);
+            self.session.to_data.acked(acks.data);
+        }
+        if frame.seq == 0 {
+            return;
+        }
+        match self.session.from_control.arrive(frame.seq) {
+            Arrival::New => {}
+            Arrival::Repeated => {
+                self.repeated += 1;
+                return;
+            }
+            Arrival::Gap => panic!("a gap on control"),
+        }
+        match frame.body {
+            Some(v1::client_control::Body::Watch(_)) => {
+                self.event(progress(v1::RunState::Running, false));
+                for index in 0..3 {
+                    let failed = v1::TaskFailed { run: RUN.into(), group: "g".into(), index, ..Default::default() };
+                    self.event(v1::client_events::Body::Failed(failed));
+                }
+                self.event(progress(v1::RunState::Failed, true));
+            }
+            Some(v1::client_control::Body::Submit(submit)) => {
+                *self.tasks.entry(submit.client_key.to_vec()).or_default() += 1;
+                let reply = v1::SubmitReply { client_key: submit.client_key, run: submit.run, ..Default::default() };
+                self.event(v1::client_events::Body::Submitted(reply));
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn data_frame(&mut self, frame: v1::ClientData) {
+        match self.session.from_data.arrive(frame.seq) {
+            Arrival::New => {}
+            Arrival::Repeated => {
+                self.repeated += 1;
+                return;
+            }
+            Arrival::Gap => panic!("a gap on data"),
+        }
+        match frame.body {
+            Some(v1::client_data::Body::Begin(begin)) => self.session.assembling = Some(begin),
+            Some(v1::client_data::Body::Group(group)) => self.session.assembling.as_mut().unwrap().groups.push(group),
+            Some(v1::client_data::Body::Commit(commit)) => {
+                let spec = self.session.assembling.take().unwrap();
+                let known = self.runs.insert(commit.client_key.to_vec(), spec).is_some();
+                let reply = v1::SubmitReply { client_key: commit.client_key, run: RUN.into(), refusal: None, known };
+                self.result(v1::client_results::Body::Submitted(reply));
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+fn progress(state: v1::RunState, complete: bool) -> v1::client_events::Body {
+    v1::client_events::Body::Progress(v1::RunProgress { run: RUN.into(), state: state.into(), complete, ..Default::default() })
+}
+
+#[derive(Clone)]
+struct Server(Arc<Mutex<State>>);
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn check<T>(request: &Request<T>) -> Result<(), Status> {
+    match request.metadata().get("authorization").and_then(|value| value.to_str().ok()) {
+        Some(shown) if shown == format!("Bearer {TOKEN}") => Ok(()),
+        _ => Err(Status::unauthenticated("no")),
+    }
+}
+
+#[tonic::async_trait]
+impl ClientService for Server {
+    type ControlStream = Replies<v1::ClientEvents>;
+    type DataStream = Replies<v1::ClientResults>;
+
+    async fn control(&self, request: Request<Streaming<v1::ClientControl>>) -> Result<Response<Self::ControlStream>, Status> {
+        check(&request)?;
+        let (out, replies) = mpsc::unbounded_channel();
+        let (state, mut frames) = (self.0.clone(), request.into_inner());
+        tokio::spawn(async move {
+            let Some(v1::client_control::Body::Hello(hello)) = frames.message().await.unwrap().and_then(|frame| frame.body) else {
+                panic!("no hello first")
+            };
+            {
+                let mut state = state.lock().unwrap();
+                let resumed = hello.session == state.session.number;
+                if !resumed {
+                    state.sessions += 1;
+                    state.session = Session::new(state.sessions);
+                }
+                let session = &mut state.session;
+                let received = v1::Acks { control: session.from_control.received(), data: session.from_data.received() };
+                let welcome = v1::Welcome {
+                    cluster_id: "c".into(),
+                    epoch: 7,
+                    session: session.number,
+                    protocol: 1,
+                    heartbeat_ms: 100,
+                    received: Some(received),
+                    resumed,
+                };
+                let body = Some(v1::client_events::Body::Welcome(welcome));
+                out.send(Ok(v1::ClientEvents { seq: 0, acks: None, body })).unwrap();
+                for frame in session.to_control.resume(hello.received.unwrap_or_default().control) {
+                    let _ = out.send(Ok(frame));
+                }
+                state.control = Some(out);
+            }
+            while let Ok(Some(frame)) = frames.message().await {
+                if !state.lock().unwrap().take(|state| state.control_frame(frame)) {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(replies))))
+    }
+
+    async fn data(&self, request: Request<Streaming<v1::ClientData>>) -> Result<Response<Self::DataStream>, Status> {
+        check(&request)?;
+        let (out, replies) = mpsc::unbounded_channel();
+        let (state, mut frames) = (self.0.clone(), request.into_inner());
+        tokio::spawn(async move {
+            let Some(v1::client_data::Body::Bind(bind)) = frames.message().await.unwrap().and_then(|frame| frame.body) else {
+                panic!("no bind first")
+            };
+            {
+                let mut state = state.lock().unwrap();
+                if bind.session != state.session.number {
+                    let _ = out.send(Err(Status::failed_precondition("this session is over")));
+                    return;
+                }
+                let received = state.session.from_data.received();
+                let body = Some(v1::client_results::Body::Bound(v1::Bound { received }));
+                out.send(Ok(v1::ClientResults { seq: 0, body })).unwrap();
+                for frame in state.session.to_data.resume(bind.received) {
+                    let _ = out.send(Ok(frame));
+                }
+                state.data = Some(out);
+            }
+            while let Ok(Some(frame)) = frames.message().await {
+                if !state.lock().unwrap().take(|state| state.data_frame(frame)) {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(replies))))
+    }
+}
+
+#[tonic::async_trait]
+impl ControlService for Server {
+    async fn list_runs(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsReply>, Status> {
+        Err(Status::unimplemented("list_runs"))
+    }
+    async fn get_status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        check(&request)?;
+        match request.into_inner().run.as_str() {
+            "" | RUN => Ok(Response::new(v1::StatusReply::default())),
+            other => Err(Status::not_found(format!("no run `{other}` is known here"))),
+        }
+    }
+    async fn list_tasks(&self, _: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksReply>, Status> {
+        Err(Status::unimplemented("list_tasks"))
+    }
+    async fn explain(&self, _: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainReply>, Status> {
+        Err(Status::unimplemented("explain"))
+    }
+    async fn cancel(&self, _: Request<v1::CancelRequest>) -> Result<Response<v1::CancelReply>, Status> {
+        Err(Status::unimplemented("cancel"))
+    }
+    async fn shutdown(&self, _: Request<v1::ShutdownRequest>) -> Result<Response<v1::ShutdownReply>, Status> {
+        Err(Status::unimplemented("shutdown"))
+    }
+}
+
+async fn serve(fault: Option<Fault>) -> (Arc<Mutex<State>>, String) {
+    let state = State {
+        fault,
+        messages: 0,
+        sessions: 1,
+        session: Session::new(1),
+        control: None,
+        data: None,
+        runs: BTreeMap::new(),
+        tasks: BTreeMap::new(),
+        repeated: 0,
+    };
+    let state = Arc::new(Mutex::new(state));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = tonic::transport::Server::builder()
+        .add_service(ClientServiceServer::new(Server(state.clone())))
+        .add_service(ControlServiceServer::new(Server(state.clone())))
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    tokio::spawn(server);
+    (state, address)
+}
+
+fn spec() -> v1::RunSpec {
+    let group = |n: u32| v1::GroupSpec { name: format!("g{n}"), length: n, ..Default::default() };
+    v1::RunSpec { name: RUN.into(), client_key: vec![7; 16].into(), groups: (1..=4).map(group).collect(), ..Default::default() }
+}
+
+/// Submits in both forms and watches; returns the indices of the failures seen and how many messages there were.
+async fn scenario(fault: Option<Fault>) -> (Vec<u32>, u64) {
+    let (state, address) = serve(fault).await;
+    let client = Client::connect(&address, TOKEN).await.unwrap();
+    let submitted = client.submit_run(spec()).await.unwrap();
+    assert_eq!(submitted.run, RUN);
+    let tasks = v1::SubmitTasks {
+        run: "run-2".into(),
+        client_key: vec![9; 16].into(),
+        tasks: vec![v1::TaskSpec { name: "t".into(), ..Default::default() }],
+        directory: String::new(),
+    };
+    assert_eq!(client.submit_tasks(tasks).await.unwrap().run, "run-2");
+    let mut events = client.watch(RUN).await.unwrap();
+    let (mut failures, mut last) = (Vec::new(), v1::RunProgress::default());
+    while let Some(event) = events.next().await {
+        match event.unwrap() {
+            Event::Failed(failed) => failures.push(failed.index),
+            Event::Progress(progress) => last = progress,
+            Event::Missed(count) => panic!("{count} missed"),
+        }
+    }
+    assert!(last.complete && last.state() == v1::RunState::Failed, "the end was seen: {last:?}");
+    let state = state.lock().unwrap();
+    assert_eq!(state.runs.len(), 1, "one run under one key");
+    assert_eq!(state.runs[[7; 16].as_slice()], spec(), "all groups, once and in order");
+    assert!(state.fault.is_none(), "the fault was injected");
+    (failures, state.messages)
+}
+
+#[tokio::test]
+async fn every_stream_broken_at_every_message_loses_and_doubles_nothing() {
+    let (unbroken, messages) = scenario(None).await;
+    assert_eq!(unbroken, [0, 1, 2]);
+    // Pings are counted too and their number depends on time: the messages of the protocol itself are fewer.
+    let protocol = 6 + 1 + 1 + 1 + 1 + 5;
+    assert!(messages >= protocol, "{messages}");
+    for at in 0..protocol {
+        for taken in [false, true] {
+            let (failures, _) = scenario(Some(Fault { at, taken, forgets: false })).await;
+            assert_eq!(failures, [0, 1, 2], "broken at {at}, taken: {taken}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_forgotten_session_is_begun_anew_and_what_was_asked_is_asked_again() {
+    for at in 0..15 {
+        for taken in [false, true] {
+            // What was told under the forgotten session may be told again: only the set of failures is promised.
+            let (failures, _) = scenario(Some(Fault { at, taken, forgets: true })).await;
+            assert!(failures.iter().all(|index| *index < 3), "broken at {at}, taken: {taken}: {failures:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn refusals_have_their_own_errors() {
+    let (_, address) = serve(None).await;
+    assert!(matches!(Client::connect(&address, "wrong").await, Err(Error::Unauthenticated { .. })));
+    let client = Client::connect(&address, TOKEN).await.unwrap();
+    match client.watch("run-9").await {
+        Err(Error::Refused { message, .. }) => assert!(message.contains("run-9"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(client.list_runs().await, Err(Error::VersionSkew { .. })), "a call the scheduler does not know");
+    assert!(matches!(client.submit_tasks(v1::SubmitTasks::default()).await, Err(Error::Refused { .. })));
+    let large = v1::GroupSpec { name: "x".repeat(17 << 20), ..Default::default() };
+    let large = v1::RunSpec { groups: vec![large], ..Default::default() };
+    match client.submit_run(large).await {
+        Err(Error::Refused { code, .. }) => assert_eq!(code, "TOO_LARGE"),
+        other => panic!("{other:?}"),
+    }
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    assert!(matches!(Client::connect(&nobody, TOKEN).await, Err(Error::Unreachable { .. })));
+}

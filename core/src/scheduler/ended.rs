@@ -1,0 +1,50 @@
+//! Sessions that are over, remembered for a while: their late messages are void and known to be, and `explain` has a reason.
+
+use crate::ids::{Micros, SessionId};
+use crate::messages::WorkerState;
+use std::collections::VecDeque;
+
+/// How a session ended.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    pub(super) session: SessionId,
+    pub(super) name: String,
+    pub(super) pool: String,
+    pub(super) state: WorkerState,
+    pub(super) reason: String,
+    pub(super) at: Micros,
+}
+
+/// The latest ends, bounded.
+#[derive(Debug)]
+pub(super) struct EndedSessions {
+    latest: VecDeque<Ended>,
+    most: usize,
+}
+
+impl EndedSessions {
+    pub(super) fn new(most: usize) -> Self {
+        EndedSessions { latest: VecDeque::new(), most }
+    }
+
+    pub(super) fn add(&mut self, ended: Ended) {
+        self.latest.push_back(ended);
+        while self.latest.len() > self.most {
+            self.latest.pop_front();
+        }
+    }
+
+    pub(super) fn find(&self, session: SessionId) -> Option<&Ended> {
+        self.latest.iter().rev().find(|ended| ended.session == session)
+    }
+
+    /// The latest of this name.
+    pub(super) fn find_name(&self, name: &str) -> Option<&Ended> {
+        self.latest.iter().rev().find(|ended| ended.name == name)
+    }
+
+    /// The latest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Ended> {
+        self.latest.iter().rev()
+    }
+}

@@ -1,0 +1,204 @@
+//! What the machine keeps of a group and of a run. A group is ranges; only tasks that needed something of their own have a memo.
+
+use super::depend::Upstream;
+use super::interval_set::IntervalSet;
+use super::ready::ClassKey;
+use crate::ids::{GroupId, Micros, RunId, ShapeId, TaskRef};
+use crate::messages::{OutcomeClass, RunEnd};
+use crate::resources::{ResourceName, Resources};
+use crate::spec::Policy;
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Ready tasks of one group that go the same way: the same component, shape and company.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) key: ClassKey,
+    pub(super) ready: IntervalSet,
+    /// Whether the ready index lists it.
+    pub(super) indexed: bool,
+}
+
+/// What one task needed beyond its group's ranges.
+#[derive(Debug, Default)]
+pub(super) struct Memo {
+    /// Number of the latest attempt.
+    pub(super) attempts: u32,
+    /// Present once an attempt ended badly.
+    pub(super) detail: Option<Box<Detail>>,
+}
+
+/// What failures have done to a task.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Detail {
+    /// Used of `retries`.
+    pub(super) retries: u32,
+    /// Used of `oom_budget`.
+    pub(super) oom: u32,
+    /// Used of `lost_worker_budget`.
+    pub(super) lost: u32,
+    /// Used of `infra_start_budget`.
+    pub(super) infra_start: u32,
+    /// Workers that died while they executed it.
+    pub(super) suspicion: u32,
+    /// Grown memory, in bytes.
+    pub(super) memory: Option<u64>,
+    /// Grown timeout.
+    pub(super) timeout: Option<Micros>,
+    /// End of its wait, while it waits.
+    pub(super) backoff_until: Option<Micros>,
+    /// How the last bad attempt ended.
+    pub(super) last: Option<Failure>,
+}
+
+/// How an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) class: OutcomeClass,
+    pub(super) exit_code: Option<i32>,
+    pub(super) attempt: u32,
+}
+
+/// A group.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) run: RunId,
+    pub(super) name: String,
+    /// Interned component.
+    pub(super) component: u32,
+    pub(super) priority: i32,
+    pub(super) max_parallel: u32,
+    pub(super) always: bool,
+    pub(super) policy: Policy,
+    /// What a worker must have for a task that has grown nothing.
+    pub(super) shape: ShapeId,
+    /// Grown shapes that its tasks have had.
+    pub(super) grown: SmallVec<[ShapeId; 2]>,
+    /// What comes out of the run's totals.
+    pub(super) totals: Vec<(ResourceName, u64)>,
+    /// Nothing while it is open.
+    pub(super) length: Option<u32>,
+    /// The group whose element 0 says the length.
+    pub(super) length_from: Option<GroupId>,
+    /// Groups open on this one's element 0.
+    pub(super) openers: Vec<GroupId>,
+    pub(super) upstreams: Vec<Upstream>,
+    /// Groups that depend on this one, and which of their dependencies that is.
+    pub(super) downstreams: Vec<(GroupId, u32)>,
+    /// Whole-group dependencies not met yet, and one for a length not known yet.
+    pub(super) whole_left: u32,
+
+    pub(super) waiting: IntervalSet,
+    /// The first is the plain one; others hold tasks with grown memory or in quarantine.
+    pub(super) queues: Vec<Queue>,
+    pub(super) backoff: IntervalSet,
+    /// Slots of dispatched attempts by index.
+    pub(super) dispatched: FxHashMap<u32, u32>,
+    pub(super) running: u32,
+    pub(super) succeeded: IntervalSet,
+    pub(super) failed: IntervalSet,
+    pub(super) skipped: IntervalSet,
+    /// First skipped index to the one after the last, and why.
+    pub(super) roots: BTreeMap<u32, (u32, TaskRef)>,
+    pub(super) cancelled: IntervalSet,
+    /// Elements whose end was not passed on yet; over at 0.
+    pub(super) unsettled: u32,
+    pub(super) over: bool,
+    /// It was open when it was skipped or cancelled: it has no element.
+    pub(super) closed: Option<Closed>,
+    pub(super) memos: BTreeMap<u32, Memo>,
+    /// Attempts that were followed by another, uncharged ones included.
+    pub(super) retried: u32,
+    /// Moving mean of wall time, in micros, once an attempt has finished.
+    pub(super) wall_mean: Option<Micros>,
+    /// Moving mean of cpu time, in micros.
+    pub(super) cpu_mean: Option<Micros>,
+}
+
+/// How an open group ended without ever having an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// Because of that failure.
+    Skipped(TaskRef),
+    /// By request.
+    Cancelled,
+}
+
+impl Group {
+    pub(super) fn ready_len(&self) -> u32 {
+        self.queues.iter().map(|queue| queue.ready.len()).sum()
+    }
+
+    /// True when something in it is over without success.
+    pub(super) fn has_trouble(&self) -> bool {
+        self.closed.is_some() || !(self.failed.is_empty() && self.skipped.is_empty() && self.cancelled.is_empty())
+    }
+
+    /// Number of the latest attempt of an element; 0 before the first.
+    pub(super) fn attempts(&self, index: u32) -> u32 {
+        match self.memos.get(&index) {
+            Some(memo) => memo.attempts,
+            None => {
+                u32::from(self.dispatched.contains_key(&index) || self.succeeded.contains(index) || self.failed.contains(index))
+            }
+        }
+    }
+
+    pub(super) fn detail(&self, index: u32) -> Option<&Detail> {
+        self.memos.get(&index).and_then(|memo| memo.detail.as_deref())
+    }
+
+    /// The failure that a skipped element goes back to.
+    pub(super) fn root_of(&self, index: u32) -> Option<TaskRef> {
+        if let Some(Closed::Skipped(root)) = self.closed {
+            return Some(root);
+        }
+        self.roots.range(..=index).next_back().filter(|(_, (end, _))| index < *end).map(|(_, (_, root))| *root)
+    }
+
+    /// Folds an attempt's figures into the means: each new one counts an eighth.
+    pub(super) fn measure(&mut self, wall: Micros, cpu: Micros) {
+        let fold = |mean: &mut Option<Micros>, new: Micros| {
+            *mean = Some(mean.map_or(new, |old| (u128::from(old) * 7 / 8 + u128::from(new) / 8) as u64));
+        };
+        fold(&mut self.wall_mean, wall);
+        fold(&mut self.cpu_mean, cpu);
+    }
+}
+
+/// A run.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) name: String,
+    pub(super) owner: String,
+    pub(super) weight: u32,
+    pub(super) client_key: [u8; 16],
+    pub(super) max_failures: u32,
+    /// Run-wide amounts.
+    pub(super) totals: Resources,
+    pub(super) totals_used: Resources,
+    pub(super) first_group: GroupId,
+    pub(super) groups: u32,
+    pub(super) groups_over: u32,
+    /// Tasks that failed.
+    pub(super) failures: u32,
+    /// Somebody cancelled the whole run.
+    pub(super) cancelling: bool,
+    /// `max_failures` was reached.
+    pub(super) stopped: bool,
+    pub(super) end: Option<RunEnd>,
+    /// Cpu time used and estimated for what runs, in micros; starts at the least of the runs there are.
+    pub(super) charged: u64,
+    /// Groups whose ready tasks wait for the run's totals.
+    pub(super) throttled: BTreeSet<GroupId>,
+    /// Tasks of fixed and known lengths.
+    pub(super) tasks: u64,
+}
+
+impl Run {
+    pub(super) fn group_ids(&self) -> impl Iterator<Item = GroupId> + use<> {
+        let first = self.first_group.0;
+        (first..first + self.groups).map(GroupId)
+    }
+}

@@ -1,0 +1,340 @@
+//! Placement: which ready task goes where.
+//!
+//! The pick: larger priority first, then the run that has used the least cpu time for its weight, then the order of groups.
+//! The place: the least loaded worker that serves the component and has room. When nobody has room, short tasks are sent ahead
+//! of it, as many as a worker finishes in two round trips, so that it never waits for the next one.
+//!
+//! A task that is to run alone gets a worker of its own: one is kept free of new work until it is idle.
+
+use super::Scheduler;
+use super::group::Group;
+use super::mutation::Mutation;
+use super::ready::ClassKey;
+use super::rows::{NewRow, Place};
+use super::task_table::{TaskEvent, TaskState};
+use super::worker_book::Worker;
+use crate::ids::{GroupId, Micros, RunId, TaskRef};
+use crate::messages::{Dispatch, Outbox, Output, WorkerState};
+use crate::resources::Resources;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Longest row of neighbouring tasks that one worker gets at a time: neighbours end together and stay one range.
+const BLOCK_MAX: u32 = 64;
+
+/// What to place next.
+struct Pick {
+    key: ClassKey,
+    group: GroupId,
+    /// Most tasks before another run is due.
+    most: u32,
+}
+
+/// Neighbouring tasks on their way to one worker.
+struct Block<'a> {
+    group: GroupId,
+    worker: u32,
+    first: u32,
+    count: u32,
+    key: ClassKey,
+    shape: &'a Resources,
+    to: Place,
+}
+
+impl Scheduler {
+    /// Places ready work until nothing ready fits anywhere.
+    pub(super) fn place(&mut self, now: Micros, out: &mut Outbox) {
+        loop {
+            if !self.changed.is_empty() {
+                self.offer_changed();
+            }
+            match self.pick() {
+                Some(pick) if pick.key.alone => self.place_alone(&pick, now, out),
+                Some(pick) => self.place_group(&pick, now, out),
+                None if self.changed.is_empty() => break,
+                None => {}
+            }
+        }
+    }
+
+    /// The group whose turn it is, among classes that have work and a worker to look at.
+    fn pick(&self) -> Option<Pick> {
+        struct Best {
+            key: ClassKey,
+            priority: i32,
+            run: RunId,
+            used: (u64, u32),
+            group: GroupId,
+        }
+        // Used cpu time by weight, compared without division.
+        let less = |a: (u64, u32), b: (u64, u32)| (u128::from(a.0) * u128::from(b.1)).cmp(&(u128::from(b.0) * u128::from(a.1)));
+        let mut best: Option<Best> = None;
+        let mut rival: Option<(u64, u32)> = None;
+        for key in &self.open {
+            let Some(class) = self.classes.get(key) else { continue };
+            let Some((&(Reverse(priority), _), _)) = class.entries.first_key_value() else { continue };
+            if best.as_ref().is_some_and(|best| best.priority > priority) {
+                continue;
+            }
+            if best.as_ref().is_some_and(|best| best.priority < priority) {
+                (best, rival) = (None, None);
+            }
+            for (&(_, run_id), groups) in
+                class.entries.range((Reverse(priority), RunId(0))..=(Reverse(priority), RunId(u32::MAX)))
+            {
+                let (Some(run), Some(&group)) = (self.runs.get(&run_id), groups.first()) else { continue };
+                let used = (run.charged, run.weight);
+                let better = best.as_ref().is_none_or(|best| {
+                    less(used, best.used).then(group.cmp(&best.group)).is_lt() && (best.run != run_id || group < best.group)
+                });
+                if better {
+                    if let Some(old) = best.as_ref().filter(|old| old.run != run_id)
+                        && rival.is_none_or(|rival| less(old.used, rival).is_lt())
+                    {
+                        rival = Some(old.used);
+                    }
+                    best = Some(Best { key: *key, priority, run: run_id, used, group });
+                } else if best.as_ref().is_some_and(|best| best.run != run_id)
+                    && rival.is_none_or(|rival| less(used, rival).is_lt())
+                {
+                    rival = Some(used);
+                }
+            }
+        }
+        let best = best?;
+        let most = match rival {
+            None => u32::MAX,
+            Some((charged, weight)) => {
+                let due = u128::from(charged) * u128::from(best.used.1) / u128::from(weight.max(1));
+                let lead = due.saturating_sub(u128::from(best.used.0));
+                let tasks = lead / u128::from(self.estimate(best.key, best.group)) + 1;
+                u32::try_from(tasks).unwrap_or(u32::MAX)
+            }
+        };
+        Some(Pick { key: best.key, group: best.group, most })
+    }
+
+    /// Cpu time that one task of the group is expected to use, in micros; one second of what it asks for until one has finished.
+    fn estimate(&self, key: ClassKey, group: GroupId) -> u32 {
+        let asked = || self.shapes.get(key.shape.0).map_or(0, |shape| shape.milli_cpus).saturating_mul(1_000);
+        let expected = self.group_of(group).cpu_mean.unwrap_or_else(asked);
+        u32::try_from(expected.max(1)).unwrap_or(u32::MAX)
+    }
+
+    fn place_group(&mut self, pick: &Pick, now: Micros, out: &mut Outbox) {
+        let Pick { key, group: id, most } = *pick;
+        let shape = self.shape_of(key.shape);
+        let rows_max = self.config.attempts_per_worker_max;
+        let blind = self.mutations.has(Mutation::OverAdmit);
+        let admits = |worker: &Worker| {
+            let used = if blind { &Resources::default() } else { &worker.used };
+            worker.takes_work() && worker.rows() < rows_max && worker.capacity.fits(used, &shape)
+        };
+        let candidates: Vec<u32> = match self.classes.get(&key) {
+            Some(class) => class.candidates.iter().copied().collect(),
+            None => return,
+        };
+        let (allowed, _) = self.allowance(id);
+        let mut left = most.min(allowed).min(self.ready_in(id, key));
+
+        let entry = |worker: &Worker, slot: u32| Reverse((worker.load(), worker.rows(), slot));
+        let mut heap: BinaryHeap<_> =
+            candidates.iter().filter(|slot| admits(self.worker(**slot))).map(|slot| entry(self.worker(*slot), *slot)).collect();
+        while left > 0
+            && let Some(Reverse((_, _, slot))) = heap.pop()
+        {
+            let share = left / (8 * (heap.len() as u32 + 1));
+            let placed = self.place_block(id, key, slot, share.clamp(1, BLOCK_MAX), &shape, Place::Admitted, now, out);
+            left -= placed;
+            if placed > 0 && admits(self.worker(slot)) {
+                heap.push(entry(self.worker(slot), slot));
+            }
+        }
+
+        let depth = |scheduler: &Scheduler, slot: u32| {
+            let worker = scheduler.worker(slot);
+            let depth = scheduler.prefetch_depth(worker, scheduler.group_of(id), &shape);
+            let room = depth.saturating_sub(worker.prefetched.len).min(rows_max.saturating_sub(worker.rows()));
+            if worker.takes_work() && !admits(worker) { room } else { 0 }
+        };
+        if left > 0 {
+            let mut heap: BinaryHeap<_> = candidates
+                .iter()
+                .filter(|slot| depth(self, **slot) > 0)
+                .map(|slot| Reverse((self.worker(*slot).prefetched.len, *slot)))
+                .collect();
+            while left > 0
+                && let Some(Reverse((_, slot))) = heap.pop()
+            {
+                let share = left / (8 * (heap.len() as u32 + 1));
+                let share = share.clamp(1, BLOCK_MAX).min(depth(self, slot));
+                let placed = self.place_block(id, key, slot, share, &shape, Place::Prefetched, now, out);
+                left -= placed;
+                if placed > 0 && depth(self, slot) > 0 {
+                    heap.push(Reverse((self.worker(slot).prefetched.len, slot)));
+                }
+            }
+        }
+
+        let full: Vec<u32> =
+            candidates.into_iter().filter(|slot| !admits(self.worker(*slot)) && depth(self, *slot) == 0).collect();
+        if let Some(class) = self.classes.get_mut(&key) {
+            for slot in full {
+                class.candidates.remove(&slot);
+            }
+            if class.candidates.is_empty() {
+                self.open.remove(&key);
+            }
+        }
+        self.index_group(id);
+    }
+
+    fn ready_in(&self, id: GroupId, key: ClassKey) -> u32 {
+        self.group_of(id).queues.iter().find(|queue| queue.key == key).map_or(0, |queue| queue.ready.len())
+    }
+
+    /// How many rows may be sent to a worker ahead of room: what it finishes in two round trips, and one for every slot.
+    fn prefetch_depth(&self, worker: &Worker, group: &Group, shape: &Resources) -> u32 {
+        let (Some(wall), Some(round_trip)) = (group.wall_mean, worker.round_trip) else { return 0 };
+        if wall >= self.config.short_task || !group.totals.is_empty() {
+            return 0;
+        }
+        let most = self.config.prefetch_max;
+        let slots = u64::from(worker.slots(shape, most));
+        let turns = round_trip.saturating_mul(2).div_ceil(wall.max(1)).min(u64::from(most));
+        (slots * turns + slots).min(u64::from(most)) as u32
+    }
+
+    /// Takes up to `most` neighbouring tasks out of the queue and sends them to one worker; says how many went.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one decision")]
+    fn place_block(
+        &mut self,
+        id: GroupId,
+        key: ClassKey,
+        worker: u32,
+        most: u32,
+        shape: &Resources,
+        to: Place,
+        now: Micros,
+        out: &mut Outbox,
+    ) -> u32 {
+        let room = match to {
+            Place::Admitted if !self.mutations.has(Mutation::OverAdmit) => self.worker(worker).room_for(shape, most),
+            _ => most,
+        };
+        let room = room.min(self.config.attempts_per_worker_max.saturating_sub(self.worker(worker).rows()));
+        let queue = self.group_mut(id).queues.iter_mut().find(|queue| queue.key == key);
+        let Some((first, count)) = queue.and_then(|queue| queue.ready.take_first(room)) else { return 0 };
+        self.dispatch(Block { group: id, worker, first, count, key, shape, to }, now, out);
+        count
+    }
+
+    /// Makes a row for each task of the block and tells the worker.
+    fn dispatch(&mut self, block: Block<'_>, now: Micros, out: &mut Outbox) {
+        let estimate = self.estimate(block.key, block.group);
+        let repeat_fence = self.mutations.has(Mutation::RepeatFence);
+        let group = self.groups.get_mut(&block.group).expect("an indexed group is known");
+        let run = self.runs.get_mut(&group.run).expect("a group's run is known as long as the group");
+        let worker = self.workers[block.worker as usize].as_mut().expect("a candidate is a live worker");
+        self.counts.task(TaskState::Ready, TaskEvent::Dispatch, block.count);
+        run.charged = run.charged.saturating_add(u64::from(estimate) * u64::from(block.count));
+        let admitted = block.to == Place::Admitted;
+        for index in block.first..block.first + block.count {
+            let (mut attempt, mut timeout) = (1, group.policy.timeout);
+            if !group.memos.is_empty()
+                && let Some(memo) = group.memos.get_mut(&index)
+            {
+                memo.attempts += 1;
+                attempt = memo.attempts;
+                timeout = memo.detail.as_ref().and_then(|detail| detail.timeout).unwrap_or(timeout);
+            }
+            if !repeat_fence || self.fence % 2 == 0 {
+                self.fence += 1;
+            }
+            let task = TaskRef { group: block.group, index };
+            let handle = self.rows.add(NewRow {
+                fence: self.fence,
+                since: now,
+                task,
+                attempt,
+                worker: block.worker,
+                shape: block.key.shape,
+                estimate,
+                prompt: admitted,
+            });
+            worker.link(&mut self.rows, handle.slot, block.to);
+            if admitted {
+                worker.hold(&mut self.rows, handle.slot, block.shape);
+            }
+            group.dispatched.insert(index, handle.slot);
+            for &(name, amount) in &group.totals {
+                run.totals_used.add(&Resources { custom: [(name, amount)].into_iter().collect(), ..Resources::default() });
+            }
+            out.push(Output::Dispatch {
+                session: worker.session,
+                dispatch: Dispatch { handle, task, attempt, shape: block.key.shape, timeout, fence: self.fence },
+            });
+        }
+    }
+
+    /// Finds, or keeps free, a worker for a task that is to run alone.
+    fn place_alone(&mut self, pick: &Pick, now: Micros, out: &mut Outbox) {
+        let Pick { key, group: id, .. } = *pick;
+        let reserved = self.classes.get(&key).and_then(|class| class.reserved);
+        let idle = |scheduler: &Scheduler, slot: u32| scheduler.worker(slot).rows() == 0;
+        let chosen = match reserved {
+            Some(slot) if idle(self, slot) => Some(slot),
+            _ => self
+                .serving(key)
+                .filter(|slot| self.worker(*slot).takes_work())
+                .filter(|slot| reserved.is_none() || idle(self, *slot))
+                .min_by_key(|slot| (self.worker(*slot).rows(), *slot)),
+        };
+        let Some(slot) = chosen else { return self.close_class(key) };
+        if let Some(other) = reserved.filter(|other| *other != slot) {
+            self.worker_mut(other).reserved = false;
+            self.changed.insert(other);
+        }
+        let go = idle(self, slot);
+        let worker = self.worker_mut(slot);
+        (worker.reserved, worker.alone) = (!go, go);
+        if let Some(class) = self.classes.get_mut(&key) {
+            class.reserved = (!go).then_some(slot);
+        }
+        if !go {
+            return self.close_class(key);
+        }
+        let shape = self.shape_of(key.shape);
+        if self.place_block(id, key, slot, 1, &shape, Place::Admitted, now, out) == 0 {
+            self.worker_mut(slot).alone = false;
+        }
+        self.index_group(id);
+    }
+
+    /// Nothing more to place in this class until a worker changes.
+    fn close_class(&mut self, key: ClassKey) {
+        if let Some(class) = self.classes.get_mut(&key) {
+            class.candidates.clear();
+        }
+        self.open.remove(&key);
+    }
+
+    /// A worker is no longer kept free: the class that waited for it looks for another.
+    pub(super) fn drop_reservation(&mut self, slot: u32) {
+        if !std::mem::take(&mut self.worker_mut(slot).reserved) {
+            return;
+        }
+        let keys: Vec<ClassKey> =
+            self.classes.iter().filter(|(_, class)| class.reserved == Some(slot)).map(|(key, _)| *key).collect();
+        for key in keys {
+            let candidates = self.serving(key).filter(|slot| self.worker(*slot).state == WorkerState::Active).collect();
+            if let Some(class) = self.classes.get_mut(&key) {
+                class.reserved = None;
+                class.candidates = candidates;
+                if !class.entries.is_empty() && !class.candidates.is_empty() {
+                    self.open.insert(key);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The ready index: which groups have work, by scheduling class, and which workers may have room for a class.
+//!
+//! Tasks of one class (component, shape, company) fit on the same workers. A class is looked at only when it has work *and* a
+//! worker that may take it; a worker found full leaves the class's candidates until its room changes. So a step costs what it
+//! places, not what waits.
+
+use super::Scheduler;
+use super::group::Queue;
+use super::interval_set::IntervalSet;
+use crate::ids::{GroupId, RunId, ShapeId, TaskRef};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What decides where a task may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ClassKey {
+    /// Interned component.
+    pub(super) component: u32,
+    pub(super) shape: ShapeId,
+    /// Nothing else may run beside it.
+    pub(super) alone: bool,
+}
+
+/// Level and run of ready work: larger priorities first.
+pub(super) type Level = (Reverse<i32>, RunId);
+
+/// Groups and workers of one class.
+#[derive(Debug, Default)]
+pub(super) struct Class {
+    /// Queues that refer to it.
+    pub(super) users: u32,
+    /// Groups with work that may be placed now.
+    pub(super) entries: BTreeMap<Level, BTreeSet<GroupId>>,
+    /// Slots of workers that may have room.
+    pub(super) candidates: BTreeSet<u32>,
+    /// The worker kept free for the next task, where it is to run alone.
+    pub(super) reserved: Option<u32>,
+}
+
+impl Scheduler {
+    /// A queue of the class, whose candidates are at first all workers that serve it.
+    pub(super) fn new_queue(&mut self, key: ClassKey) -> Queue {
+        let candidates = match self.classes.contains_key(&key) {
+            true => BTreeSet::new(),
+            false => self.serving(key).collect(),
+        };
+        let class = self.classes.entry(key).or_insert_with(|| Class { candidates, ..Class::default() });
+        class.users += 1;
+        Queue { key, ready: IntervalSet::new(), indexed: false }
+    }
+
+    /// Slots of workers that serve a class and could hold one of its tasks when empty.
+    pub(super) fn serving(&self, key: ClassKey) -> impl Iterator<Item = u32> + '_ {
+        let shape = self.shape_of(key.shape);
+        self.workers.iter().enumerate().filter_map(move |(slot, worker)| {
+            let worker = worker.as_ref()?;
+            (worker.serves(key.component) && worker.capacity.fits(&Default::default(), &shape)).then_some(slot as u32)
+        })
+    }
+
+    /// The group is over: its queues are gone.
+    pub(super) fn release_queues(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        for queue in std::mem::take(&mut group.queues) {
+            let Some(class) = self.classes.get_mut(&queue.key) else { continue };
+            class.users -= 1;
+            if class.users == 0 {
+                self.open.remove(&queue.key);
+                self.classes.remove(&queue.key);
+            }
+        }
+    }
+
+    /// How many more tasks of the group may be on workers, by its own limit and the run's totals.
+    pub(super) fn allowance(&self, id: GroupId) -> (u32, bool) {
+        let group = self.group_of(id);
+        let on_workers = group.dispatched.len() as u32;
+        let mut allowed = match group.max_parallel {
+            0 => u32::MAX,
+            most => most.saturating_sub(on_workers),
+        };
+        let mut by_totals = false;
+        if let Some(run) = self.runs.get(&group.run) {
+            for &(name, amount) in &group.totals {
+                let left = run.totals.custom(name).saturating_sub(run.totals_used.custom(name));
+                let tasks = u32::try_from(left / amount.max(1)).unwrap_or(u32::MAX);
+                by_totals |= tasks == 0;
+                allowed = allowed.min(tasks);
+            }
+        }
+        (allowed, by_totals)
+    }
+
+    /// Brings the index in line with the group's queues and limits. To be called after either changed.
+    pub(super) fn index_group(&mut self, id: GroupId) {
+        let (allowed, by_totals) = self.allowance(id);
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let level = (Reverse(group.priority), group.run);
+        let mut throttled = false;
+        for queue in &mut group.queues {
+            let wanted = !queue.ready.is_empty() && allowed > 0;
+            throttled |= !queue.ready.is_empty() && by_totals;
+            if wanted == queue.indexed {
+                continue;
+            }
+            queue.indexed = wanted;
+            let Some(class) = self.classes.get_mut(&queue.key) else { continue };
+            if wanted {
+                class.entries.entry(level).or_default().insert(id);
+                if !class.candidates.is_empty() {
+                    self.open.insert(queue.key);
+                }
+            } else {
+                if let Some(groups) = class.entries.get_mut(&level) {
+                    groups.remove(&id);
+                    if groups.is_empty() {
+                        class.entries.remove(&level);
+                    }
+                }
+                if class.entries.is_empty() {
+                    self.open.remove(&queue.key);
+                    if let Some(worker) = class.reserved.take() {
+                        self.unreserved.push(worker);
+                    }
+                }
+            }
+        }
+        if throttled && let Some(run) = self.runs.get_mut(&group.run) {
+            run.throttled.insert(id);
+        }
+        while let Some(slot) = self.unreserved.pop() {
+            if let Some(worker) = self.workers[slot as usize].as_mut() {
+                worker.reserved = false;
+                self.changed.insert(slot);
+            }
+        }
+    }
+
+    /// Part of a run's totals is free again: groups that waited for it are looked at.
+    pub(super) fn index_throttled(&mut self, run: RunId) {
+        let waiting = match self.runs.get_mut(&run) {
+            Some(run) if !run.throttled.is_empty() => std::mem::take(&mut run.throttled),
+            _ => return,
+        };
+        for group in waiting {
+            self.index_group(group);
+        }
+    }
+
+    /// Puts a task that has nothing on any worker into the queue where it belongs.
+    pub(super) fn make_ready(&mut self, task: TaskRef) {
+        let group = self.group_of(task.group);
+        let detail = group.detail(task.index);
+        let alone = detail.is_some_and(|detail| detail.suspicion >= self.config.suspicion_alone);
+        let base = group.queues.first().map(|queue| queue.key);
+        let Some(base) = base else { return };
+        let shape = match detail.and_then(|detail| detail.memory) {
+            Some(memory) => self.grown_shape(task.group, memory),
+            None => base.shape,
+        };
+        let key = ClassKey { component: base.component, shape, alone };
+        let known = self.group_of(task.group).queues.iter().position(|queue| queue.key == key);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let queue = self.new_queue(key);
+                let group = self.group_mut(task.group);
+                group.queues.push(queue);
+                group.queues.len() - 1
+            }
+        };
+        self.group_mut(task.group).queues[at].ready.insert(task.index);
+        self.index_group(task.group);
+    }
+
+    /// The group's shape with another memory figure, interned for as long as the group is known.
+    fn grown_shape(&mut self, id: GroupId, memory: u64) -> ShapeId {
+        let mut shape = self.shape_of(self.group_of(id).shape);
+        shape.memory_bytes = memory;
+        if let Some(known) = self.shapes.find(&shape) {
+            let known = ShapeId(known);
+            if self.group_of(id).grown.contains(&known) {
+                return known;
+            }
+        }
+        let grown = ShapeId(self.shapes.acquire(&shape));
+        self.group_mut(id).grown.push(grown);
+        grown
+    }
+
+    /// Offers every worker whose room has changed to the classes it serves.
+    pub(super) fn offer_changed(&mut self) {
+        for slot in std::mem::take(&mut self.changed) {
+            let Some(worker) = self.workers[slot as usize].as_ref() else { continue };
+            if worker.state != crate::messages::WorkerState::Active {
+                continue;
+            }
+            for (key, class) in &mut self.classes {
+                if worker.serves(key.component) && class.candidates.insert(slot) && !class.entries.is_empty() {
+                    self.open.insert(*key);
+                } else if !class.entries.is_empty() && class.candidates.contains(&slot) {
+                    self.open.insert(*key);
+                }
+            }
+            self.idle_check.push(slot);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Taking work back from a worker that has not started it: for one that starves, for a drain, for a run that has stopped.
+//!
+//! A row asked back is `Retracting` until the worker says what it really gave back. A connection's reset takes back without
+//! asking: the fence makes what the worker says of such rows void, and it is told to end them.
+
+use super::Scheduler;
+use super::mutation::Mutation;
+use super::rows::Place;
+use super::task_table::{TaskEvent, TaskState};
+use crate::ids::{Handle, Micros, SessionId};
+use crate::messages::{Outbox, OutcomeClass, Output, WorkerState};
+
+impl Scheduler {
+    /// Workers whose room has changed and that got nothing: each takes half of what the richest one of its pool was sent ahead.
+    pub(super) fn steal(&mut self, out: &mut Outbox) {
+        for thief in std::mem::take(&mut self.idle_check) {
+            let Some(worker) = self.workers[thief as usize].as_ref() else { continue };
+            if !worker.takes_work() || worker.admitted.len + worker.prefetched.len > 0 {
+                continue;
+            }
+            let richest = self
+                .workers
+                .iter()
+                .enumerate()
+                .filter_map(|(slot, other)| Some((slot as u32, other.as_ref()?)))
+                .filter(|(slot, other)| {
+                    *slot != thief && other.state == WorkerState::Active && other.pool == worker.pool && other.prefetched.len > 0
+                })
+                .max_by_key(|(slot, other)| (other.prefetched.len, std::cmp::Reverse(*slot)));
+            let Some((victim, rich)) = richest else { continue };
+            let half = rich.prefetched.len.div_ceil(2) as usize;
+            let fits = |slot: &u32| {
+                let row = self.rows.get(*slot);
+                worker.serves(self.group_of(row.group).component)
+                    && self.shapes.get(row.shape.0).is_some_and(|shape| worker.capacity.fits(&worker.used, shape))
+            };
+            let wanted: Vec<u32> = self.rows.newest(rich.prefetched).filter(fits).take(half).collect();
+            self.retract(victim, wanted, out);
+        }
+    }
+
+    /// Asks a worker for rows that it is not known to execute.
+    pub(super) fn retract(&mut self, worker: u32, slots: Vec<u32>, out: &mut Outbox) {
+        let mut handles = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let Some(next) = self.counts.task(self.rows.get(slot).state, TaskEvent::Retract, 1) else { continue };
+            let Some(book) = self.workers[worker as usize].as_mut() else { continue };
+            book.move_row(&mut self.rows, slot, Place::Leaving);
+            self.rows.get_mut(slot).state = next;
+            handles.push(self.rows.handle(slot));
+        }
+        if !handles.is_empty() {
+            let session = self.worker(worker).session;
+            out.push(Output::Retract { session, handles });
+        }
+    }
+
+    /// Asks a draining worker for everything that it is not known to execute.
+    pub(super) fn retract_unstarted(&mut self, worker: u32, out: &mut Outbox) {
+        let book = self.worker(worker);
+        let mut slots: Vec<u32> = self.rows.on(book.admitted).chain(self.rows.on(book.prefetched)).collect();
+        slots.sort_unstable_by_key(|slot| self.rows.get(*slot).fence);
+        self.retract(worker, slots, out);
+    }
+
+    /// What a worker really gave back, and what it kept.
+    pub(super) fn retract_reply(
+        &mut self,
+        now: Micros,
+        session: SessionId,
+        given_back: Vec<Handle>,
+        kept: Vec<Handle>,
+        out: &mut Outbox,
+    ) {
+        let Some(worker) = self.heard(now, session, out) else {
+            self.counts.fenced += (given_back.len() + kept.len()) as u64;
+            return;
+        };
+        for handle in given_back {
+            match self.fenced_row(worker, handle, None) {
+                Some(slot) => self.given_back(now, slot, out),
+                None => self.counts.fenced += 1,
+            }
+        }
+        for handle in kept {
+            let Some(slot) = self.fenced_row(worker, handle, None) else {
+                self.counts.fenced += 1;
+                continue;
+            };
+            let (state, holds) = (self.rows.get(slot).state, self.rows.get(slot).holds);
+            if let Some(next) = self.counts.task(state, TaskEvent::Keep, 1) {
+                self.rows.get_mut(slot).state = next;
+                let to = if holds { Place::Admitted } else { Place::Prefetched };
+                if let Some(book) = self.workers[worker as usize].as_mut() {
+                    book.move_row(&mut self.rows, slot, to);
+                }
+            }
+        }
+        self.promote(worker);
+    }
+
+    fn given_back(&mut self, now: Micros, slot: u32, out: &mut Outbox) {
+        let row = self.rows.get(slot);
+        let session = self.worker(row.worker).session;
+        match self.counts.task(row.state, TaskEvent::GiveBack, 1) {
+            Some(TaskState::Cancelled) => {
+                let row = self.close_row(slot, None);
+                self.remember_attempt(&row, false);
+                self.report_cancelled(&row, session, None, out);
+            }
+            Some(_) if self.mutations.has(Mutation::KeepRowAfterRetract) => {
+                let task = self.rows.get(slot).task();
+                self.requeue(task, out);
+            }
+            Some(_) => self.taken_back(now, slot, session, out),
+            None => {}
+        }
+    }
+
+    /// Everything a worker is not known to execute goes elsewhere; what it still says of those rows is void.
+    pub(super) fn take_back_unstarted(&mut self, now: Micros, worker: u32, out: &mut Outbox) -> Vec<Handle> {
+        let book = self.worker(worker);
+        let session = book.session;
+        let lists = [book.admitted, book.prefetched, book.leaving];
+        let mut slots: Vec<u32> = lists.into_iter().flat_map(|list| self.rows.on(list)).collect();
+        slots.sort_unstable_by_key(|slot| self.rows.get(*slot).fence);
+        let handles = slots.iter().map(|slot| self.rows.handle(*slot)).collect();
+        for slot in slots {
+            if self.rows.get(slot).state == TaskState::Cancelling {
+                self.end_cancelled(slot, None, None, out);
+            } else {
+                self.counts.task(self.rows.get(slot).state, TaskEvent::TakeBack, 1);
+                self.taken_back(now, slot, session, out);
+            }
+        }
+        handles
+    }
+
+    /// An attempt that never executed is over; its task goes on under the next number, uncharged.
+    fn taken_back(&mut self, now: Micros, slot: u32, session: SessionId, out: &mut Outbox) {
+        let row = self.close_row(slot, None);
+        let again = !self.no_new_starts(row.task());
+        self.remember_attempt(&row, again);
+        let (task, attempt, class) = (row.task(), row.attempt, OutcomeClass::Preempted);
+        out.push(Output::AttemptEnded { task, attempt, session, class, token: None, retry_at: again.then_some(now) });
+        self.requeue(task, out);
+    }
+}

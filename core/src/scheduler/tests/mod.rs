@@ -1,0 +1,4 @@
+//! Tests of the machine.
+#![allow(clippy::unwrap_used)]
+
+mod smoke;

@@ -1,0 +1,104 @@
+//! How a browser gets in without ever seeing the token: a link that works once and leaves a cookie.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::auth::Token;
+
+/// Links that were made and not used yet.
+const LINKS_MAX: usize = 16;
+/// A link not used by then is void.
+const LINK_LIFETIME: Duration = Duration::from_secs(600);
+/// Browsers that are in; the oldest has to ask again when there is one more.
+const COOKIES_MAX: usize = 64;
+
+/// Links and cookies of one scheduler, in memory only.
+#[derive(Clone, Default)]
+pub struct Door(Arc<Mutex<Inside>>);
+
+#[derive(Default)]
+struct Inside {
+    links: Vec<(Token, Instant)>,
+    cookies: Vec<Token>,
+}
+
+impl Door {
+    /// A new link's secret.
+    ///
+    /// # Errors
+    /// When the system has no random numbers.
+    pub fn make_link(&self) -> Result<String, getrandom::Error> {
+        let secret = secret()?;
+        let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inside.links.retain(|(_, made)| made.elapsed() < LINK_LIFETIME);
+        if inside.links.len() == LINKS_MAX {
+            inside.links.remove(0);
+        }
+        inside.links.push((Token::of(secret.clone()), Instant::now()));
+        Ok(secret)
+    }
+
+    /// Uses a link up; a cookie where it was a good one.
+    ///
+    /// # Errors
+    /// When the system has no random numbers.
+    pub fn enter(&self, shown: &str) -> Result<Option<String>, getrandom::Error> {
+        let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let good = |(link, made): &(Token, Instant)| made.elapsed() < LINK_LIFETIME && link.matches(shown);
+        let Some(at) = inside.links.iter().position(good) else { return Ok(None) };
+        let cookie = secret()?;
+        inside.links.remove(at);
+        if inside.cookies.len() == COOKIES_MAX {
+            inside.cookies.remove(0);
+        }
+        inside.cookies.push(Token::of(cookie.clone()));
+        Ok(Some(cookie))
+    }
+
+    /// True for a cookie that `enter` has given out.
+    pub fn knows(&self, cookie: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).cookies.iter().any(|known| known.matches(cookie))
+    }
+}
+
+fn secret() -> Result<String, getrandom::Error> {
+    use std::fmt::Write as _;
+    let mut raw = [0_u8; 24];
+    getrandom::fill(&mut raw)?;
+    Ok(raw.iter().fold(String::new(), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_works_once_and_its_cookie_from_then_on() {
+        let door = Door::default();
+        let link = door.make_link().unwrap();
+        assert_eq!(door.enter("something else").unwrap(), None);
+        let cookie = door.enter(&link).unwrap().unwrap();
+        assert_eq!(door.enter(&link).unwrap(), None, "used up");
+        assert!(door.knows(&cookie) && !door.knows(&link) && !door.knows(""));
+    }
+
+    #[test]
+    fn links_and_cookies_are_bounded() {
+        let door = Door::default();
+        let first = door.make_link().unwrap();
+        for _ in 0..LINKS_MAX {
+            door.make_link().unwrap();
+        }
+        assert_eq!(door.enter(&first).unwrap(), None, "the oldest of too many links is void");
+        let link = door.make_link().unwrap();
+        let oldest = door.enter(&link).unwrap().unwrap();
+        for _ in 0..COOKIES_MAX {
+            let link = door.make_link().unwrap();
+            door.enter(&link).unwrap().unwrap();
+        }
+        assert!(!door.knows(&oldest));
+    }
+}

@@ -1,0 +1,160 @@
+//! Drives a provider on a thread of its own: plans each pool from what is wanted and what was observed, applies the plan,
+//! and tells the reactor what it sees.
+
+use std::time::{Duration, Instant};
+
+use scalable_core::ids::Micros;
+use scalable_core::planner::{Desired, Observed, plan};
+use scalable_proto::v1;
+use scalable_provider::{Observation, Operation, Provider};
+use tokio::sync::{mpsc, oneshot};
+
+/// What the provider says to the reactor.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// A worker is dead, and so is everything it had started.
+    Died {
+        /// The name it registered with.
+        worker: String,
+        /// The platform's own words.
+        reason: String,
+    },
+    /// State of a pool.
+    Pool {
+        /// Its name.
+        pool: String,
+        /// Components its workers serve.
+        components: Vec<String>,
+        /// What one worker has.
+        capacity: v1::Resources,
+        /// Workers that exist, registered or not.
+        present: u32,
+        /// Why there are not more, or empty.
+        note: String,
+    },
+}
+
+/// Observations waiting for the reactor.
+const SEEN_MAX: usize = 256;
+
+/// A pool of fixed size.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Components its workers serve.
+    pub components: Vec<String>,
+    /// What one worker has.
+    pub capacity: v1::Resources,
+    /// How many workers it has.
+    pub workers: u32,
+}
+
+/// Ends the provider: every worker is removed before the answer comes.
+pub type Stop = oneshot::Sender<oneshot::Sender<()>>;
+
+/// Starts the thread that drives `provider`.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn start<P: Provider>(provider: P, pool: Pool) -> std::io::Result<(mpsc::Receiver<Seen>, Stop)> {
+    let (seen, observed) = mpsc::channel(SEEN_MAX);
+    let (stop, stopped) = oneshot::channel();
+    std::thread::Builder::new().name("provision".to_owned()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(drive(provider, pool, seen, stopped)),
+            Err(error) => tracing::error!(%error, "the provider's thread cannot run"),
+        }
+    })?;
+    Ok((observed, stop))
+}
+
+struct Driver {
+    pool: Pool,
+    observed: Observed,
+    born: Vec<(u64, Instant)>,
+    started: u32,
+    note: String,
+    seen: mpsc::Sender<Seen>,
+}
+
+async fn drive<P: Provider>(
+    provider: P,
+    pool: Pool,
+    seen: mpsc::Sender<Seen>,
+    mut stopped: oneshot::Receiver<oneshot::Sender<()>>,
+) {
+    let origin = Instant::now();
+    let now = || -> Micros { u64::try_from(origin.elapsed().as_micros()).unwrap_or(u64::MAX) };
+    let mut observations = provider.observe();
+    let mut driver = Driver { pool, observed: Observed::default(), born: Vec::new(), started: 0, note: String::new(), seen };
+    loop {
+        let plan = plan(now(), &Desired { workers: driver.pool.workers }, &driver.observed);
+        let mut wait = plan.again_at.map(|due| Duration::from_micros(due.saturating_sub(now())));
+        if !plan.create.is_empty() {
+            let pool = driver.pool.name.clone();
+            let create = |ordinal| Operation::Create { pool: pool.clone(), ordinal };
+            driver.observed.present.extend(&plan.create);
+            let failed = provider.apply(plan.create.into_iter().map(create).collect()).await;
+            for (operation, reason) in failed {
+                if let Operation::Create { ordinal, .. } = operation {
+                    driver.observed.died(now(), ordinal, 0);
+                }
+                driver.note = reason.to_string();
+                tracing::error!(%reason, "a worker could not be started");
+            }
+            driver.tell_pool().await;
+            wait = Some(Duration::ZERO);
+        }
+        tokio::select! {
+            observation = observations.recv() => match observation {
+                Some(observation) => driver.observe(now(), observation).await,
+                None => return,
+            },
+            done = &mut stopped => {
+                if let Ok(done) = done {
+                    provider.shutdown().await;
+                    let _ = done.send(());
+                }
+                return;
+            }
+            () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
+        }
+    }
+}
+
+impl Driver {
+    async fn observe(&mut self, now: Micros, observation: Observation) {
+        match observation {
+            Observation::Started { name, uid, ordinal, pid, .. } => {
+                tracing::info!(worker = %name, pid, ordinal, "worker started");
+                self.born.push((uid, Instant::now()));
+                self.started += 1;
+            }
+            Observation::Died { name, uid, ordinal, reason, .. } => {
+                let lived = match self.born.iter().position(|(known, _)| *known == uid) {
+                    Some(at) => self.born.swap_remove(at).1.elapsed(),
+                    None => Duration::ZERO,
+                };
+                self.observed.died(now, ordinal, u64::try_from(lived.as_micros()).unwrap_or(u64::MAX));
+                self.started = self.started.saturating_sub(1);
+                self.note =
+                    if self.observed.deaths_in_row > 1 { format!("workers keep ending: {reason}") } else { String::new() };
+                let _ = self.seen.send(Seen::Died { worker: name, reason }).await;
+            }
+        }
+        self.tell_pool().await;
+    }
+
+    async fn tell_pool(&self) {
+        let seen = Seen::Pool {
+            pool: self.pool.name.clone(),
+            components: self.pool.components.clone(),
+            capacity: self.pool.capacity.clone(),
+            present: self.started,
+            note: self.note.clone(),
+        };
+        let _ = self.seen.send(seen).await;
+    }
+}

@@ -1,0 +1,386 @@
+//! The reactor: owns the machine and everything around it that needs no thread of its own. Inputs come in through one
+//! channel, go through `step`, and the outbox is flushed once per batch of inputs.
+//!
+//! `workers.rs` keeps the workers' sessions and streams, `clients.rs` the clients', `runs.rs` what is known of runs beside
+//! the machine, `calls.rs` answers unary calls.
+
+mod calls;
+mod clients;
+mod runs;
+mod workers;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+use scalable_core::ids::{GroupId, Micros, RunId, SessionId};
+use scalable_core::messages::{Input, Outbox, Output, WorkerState};
+use scalable_core::resources::Resources;
+use scalable_core::scheduler::Scheduler;
+use scalable_proto::v1;
+use tokio::sync::mpsc;
+
+use crate::convert;
+use crate::provision::Seen;
+use crate::records::{self, Record};
+use crate::serve::{ConnectionId, Inbound};
+use crate::snapshot::{Counters, Publisher, Snapshot};
+
+use clients::ClientSession;
+use runs::RunInfo;
+pub use runs::{GroupInfo, Report};
+use workers::WorkerSession;
+
+/// Inputs taken before the outbox is flushed.
+const INPUTS_PER_FLUSH_MAX: usize = 256;
+/// Snapshots for 8787 are published at most this often.
+const SNAPSHOT_EVERY: Duration = Duration::from_millis(200);
+/// Longest wait for runs to end after the lifeline has closed or a signal came.
+const SHUTDOWN_WITHIN: Duration = Duration::from_secs(20);
+
+/// What identifies this scheduler to its peers.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Of the cluster; peers that come from another one are refused.
+    pub cluster_id: String,
+    /// Start time in milliseconds: larger for every later scheduler.
+    pub epoch: u64,
+    /// Where it listens.
+    pub address: String,
+    /// Where 8787's pages are.
+    pub http: String,
+    /// File with the token.
+    pub token_file: String,
+    /// How often workers are to be heard of.
+    pub heartbeat_ms: u32,
+}
+
+/// What else the reactor is connected to.
+pub struct Surroundings {
+    /// The records' thread.
+    pub records: records::Handle,
+    /// What it has finished.
+    pub recorded: mpsc::Receiver<RunId>,
+    /// What the provider sees.
+    pub seen: mpsc::Receiver<Seen>,
+    /// Snapshots for 8787.
+    pub snapshots: Publisher,
+    /// Ends the process gracefully: the lifeline has closed or a signal came.
+    pub stop: mpsc::Receiver<String>,
+}
+
+/// When the reactor ends by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetime {
+    /// End when no run is live any more.
+    pub exit_when_done: bool,
+    /// But not before this time without a live run has passed.
+    pub idle_ttl: Duration,
+}
+
+/// See the module.
+pub struct Reactor {
+    identity: Identity,
+    machine: Scheduler,
+    origin: Instant,
+    outbox: Outbox,
+    workers: FxHashMap<SessionId, WorkerSession>,
+    clients: FxHashMap<u64, ClientSession>,
+    connections: FxHashMap<ConnectionId, Peer>,
+    runs: BTreeMap<RunId, RunInfo>,
+    groups: FxHashMap<GroupId, Arc<GroupInfo>>,
+    reports: Vec<runs::Report>,
+    pending_submits: FxHashMap<[u8; 16], clients::PendingSubmit>,
+    records: records::Handle,
+    snapshots: Publisher,
+    counters: Counters,
+    next_session: u64,
+    stopping: Option<(Instant, String)>,
+    idle_since: Option<Instant>,
+    ended_sessions: Vec<SessionId>,
+    pools: BTreeMap<String, SeenPool>,
+}
+
+/// What the provider says of a pool.
+struct SeenPool {
+    components: Vec<String>,
+    capacity: Resources,
+    present: u32,
+    note: String,
+}
+
+/// Whose stream a connection is.
+#[derive(Clone, Copy, Debug)]
+enum Peer {
+    WorkerControl(SessionId),
+    WorkerData(SessionId),
+    ClientControl(u64),
+    ClientData(u64),
+}
+
+impl Reactor {
+    /// A reactor around a new machine.
+    pub fn new(identity: Identity, config: scalable_core::scheduler::Config, surroundings: &Surroundings) -> Self {
+        Reactor {
+            machine: Scheduler::new(config, 0),
+            // Session numbers never repeat across epochs: a worker of an earlier scheduler cannot be mistaken for a new one.
+            next_session: identity.epoch << 16,
+            identity,
+            origin: Instant::now(),
+            outbox: Outbox::new(),
+            workers: FxHashMap::default(),
+            clients: FxHashMap::default(),
+            connections: FxHashMap::default(),
+            runs: BTreeMap::new(),
+            groups: FxHashMap::default(),
+            reports: Vec::new(),
+            pending_submits: FxHashMap::default(),
+            records: surroundings.records.clone(),
+            snapshots: surroundings.snapshots.clone(),
+            counters: Counters::default(),
+            stopping: None,
+            idle_since: Some(Instant::now()),
+            ended_sessions: Vec::new(),
+            pools: BTreeMap::new(),
+        }
+    }
+
+    fn now(&self) -> Micros {
+        u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn step(&mut self, input: Input) {
+        let now = self.now();
+        self.machine.step(now, input, &mut self.outbox);
+    }
+
+    /// Runs until told to stop. Returns when every run is over and recorded, or the time for that has passed.
+    pub async fn run(mut self, mut inbound: mpsc::Receiver<Inbound>, mut surroundings: Surroundings, lifetime: Lifetime) {
+        let mut batch = Vec::with_capacity(INPUTS_PER_FLUSH_MAX);
+        let mut snapshot_due = Instant::now();
+        let mut seen_open = true;
+        loop {
+            if self.may_end(lifetime) {
+                break;
+            }
+            let wake_at = self.next_wakeup(snapshot_due, lifetime);
+            tokio::select! {
+                taken = inbound.recv_many(&mut batch, INPUTS_PER_FLUSH_MAX) => {
+                    if taken == 0 {
+                        break;
+                    }
+                    for frame in batch.drain(..) {
+                        self.handle(frame);
+                    }
+                }
+                run = surroundings.recorded.recv() => {
+                    if let Some(run) = run {
+                        self.recorded(run);
+                    }
+                }
+                seen = surroundings.seen.recv(), if seen_open => match seen {
+                    Some(seen) => self.seen(seen),
+                    None => seen_open = false,
+                },
+                reason = surroundings.stop.recv() => {
+                    let reason = reason.unwrap_or_else(|| "the scheduler was told to stop".to_owned());
+                    self.begin_stop(reason, true);
+                }
+                () = tokio::time::sleep_until(wake_at.into()) => {}
+            }
+            let now = self.now();
+            if self.machine.next_wakeup().is_some_and(|due| due <= now) {
+                self.step(Input::Tick);
+            }
+            self.flush();
+            if snapshot_due <= Instant::now() {
+                self.publish();
+                snapshot_due = Instant::now() + SNAPSHOT_EVERY;
+            }
+        }
+        self.say_goodbye();
+    }
+
+    fn next_wakeup(&self, snapshot_due: Instant, lifetime: Lifetime) -> Instant {
+        let mut wake_at = Instant::now() + Duration::from_secs(1);
+        if let Some(due) = self.machine.next_wakeup() {
+            wake_at = wake_at.min(self.origin + Duration::from_micros(due));
+        }
+        if let Some(due) = self.next_progress() {
+            wake_at = wake_at.min(due);
+        }
+        if let Some((deadline, _)) = &self.stopping {
+            wake_at = wake_at.min(*deadline);
+        }
+        if let (true, Some(since)) = (lifetime.exit_when_done, self.idle_since) {
+            wake_at = wake_at.min(since + lifetime.idle_ttl);
+        }
+        wake_at.max(snapshot_due.min(wake_at))
+    }
+
+    fn may_end(&self, lifetime: Lifetime) -> bool {
+        let live = self.runs.values().any(|run| !run.complete);
+        if let Some((deadline, _)) = &self.stopping {
+            return !live || *deadline <= Instant::now();
+        }
+        // A scheduler that has never had a run waits for one.
+        lifetime.exit_when_done
+            && !live
+            && self.counters.runs > 0
+            && self.idle_since.is_some_and(|since| since + lifetime.idle_ttl <= Instant::now())
+    }
+
+    fn begin_stop(&mut self, reason: String, cancel: bool) {
+        if self.stopping.is_some() {
+            return;
+        }
+        tracing::info!(%reason, "stopping");
+        self.stopping = Some((Instant::now() + SHUTDOWN_WITHIN, reason));
+        if cancel {
+            let live: Vec<RunId> = self.runs.iter().filter(|(_, run)| run.end.is_none()).map(|(id, _)| *id).collect();
+            for run in live {
+                self.step(Input::Cancel { run, group: None, index: None });
+            }
+        }
+    }
+
+    fn say_goodbye(&mut self) {
+        let reason = self.stopping.as_ref().map_or_else(|| "every run is over".to_owned(), |(_, reason)| reason.clone());
+        for session in self.workers.values_mut() {
+            session.send_control(v1::scheduler_control::Body::Goodbye(v1::Goodbye { reason: reason.clone() }));
+        }
+        for client in self.clients.values_mut() {
+            client.send(v1::client_events::Body::Goodbye(v1::Goodbye { reason: reason.clone() }));
+        }
+        self.publish();
+    }
+
+    fn handle(&mut self, frame: Inbound) {
+        match frame {
+            Inbound::WorkerControlOpened(id, hello, out) => self.worker_control_opened(id, hello, out),
+            Inbound::WorkerDataOpened(id, bind, out) => self.worker_data_opened(id, &bind, out),
+            Inbound::WorkerControl(id, frame) => self.worker_control(id, frame),
+            Inbound::WorkerData(id, frame) => self.worker_data(id, frame),
+            Inbound::ClientControlOpened(id, hello, out) => self.client_control_opened(id, &hello, out),
+            Inbound::ClientDataOpened(id, bind, out) => self.client_data_opened(id, &bind, out),
+            Inbound::ClientControl(id, frame) => self.client_control(id, frame),
+            Inbound::ClientData(id, frame) => self.client_data(id, frame),
+            Inbound::Closed(id) => self.closed(id),
+            Inbound::Call(call) => call(self),
+        }
+    }
+
+    fn closed(&mut self, id: ConnectionId) {
+        match self.connections.remove(&id) {
+            Some(Peer::WorkerControl(session)) => self.worker_control_closed(session, id),
+            Some(Peer::WorkerData(session)) => self.worker_data_closed(session, id),
+            Some(Peer::ClientControl(client) | Peer::ClientData(client)) => self.client_closed(client, id),
+            None => {}
+        }
+    }
+
+    fn seen(&mut self, seen: Seen) {
+        match seen {
+            Seen::Died { worker, reason } => {
+                tracing::warn!(%worker, %reason, "worker died");
+                self.step(Input::Died { worker, reason });
+            }
+            Seen::Pool { pool, components, capacity, present, note } => {
+                match convert::resources(Some(&capacity), self.machine.names_mut()) {
+                    Ok(capacity) => {
+                        self.pools.insert(pool.clone(), SeenPool { components, capacity, present, note });
+                        self.tell_pool(&pool);
+                    }
+                    Err(refused) => tracing::error!(%pool, problem = %refused.message, "the pool's resources cannot be used"),
+                }
+            }
+        }
+    }
+
+    /// Tells the machine what the provider says of a pool, less the workers that have registered meanwhile.
+    fn tell_pool(&mut self, pool: &str) {
+        let Some(seen) = self.pools.get(pool) else { return };
+        let here = |view: &scalable_core::scheduler::WorkerView| {
+            view.pool == pool && !matches!(view.state, WorkerState::Lost | WorkerState::Gone)
+        };
+        let registered = self.machine.workers().filter(here).count();
+        let input = Input::Pool {
+            pool: pool.to_owned(),
+            components: seen.components.clone(),
+            capacity: seen.capacity.clone(),
+            starting: seen.present.saturating_sub(u32::try_from(registered).unwrap_or(u32::MAX)),
+            note: seen.note.clone(),
+        };
+        self.step(input);
+    }
+
+    /// Does everything the machine wants done, then sends what has gathered.
+    fn flush(&mut self) {
+        let mut outbox = std::mem::take(&mut self.outbox);
+        for output in outbox.drain(..) {
+            self.act(output);
+        }
+        // Acting calls `step` nowhere, so nothing has been added meanwhile; the allocation is kept.
+        self.outbox = outbox;
+        self.reports.clear();
+        for session in self.ended_sessions.drain(..) {
+            self.workers.remove(&session);
+        }
+        for session in self.workers.values_mut() {
+            session.flush();
+        }
+        self.drop_overflowed();
+        self.push_progress();
+    }
+
+    fn act(&mut self, output: Output) {
+        match output {
+            Output::Submitted { client_key, run, first_group, known } => self.submitted(client_key, run, first_group, known),
+            Output::Refused { client_key, code, message } => self.refused(client_key, code, message),
+            Output::Dispatch { session, dispatch } => self.dispatch(session, dispatch),
+            Output::Retract { session, handles } => {
+                self.to_worker(session, |handles| v1::scheduler_control::Body::Retract(v1::Retract { handles }), &handles)
+            }
+            Output::CancelAttempts { session, handles } => self.to_worker(
+                session,
+                |handles| v1::scheduler_control::Body::Cancel(v1::CancelAttempts { handles, reason: "cancelled".to_owned() }),
+                &handles,
+            ),
+            Output::DrainWorker { session } => {
+                if let Some(worker) = self.workers.get_mut(&session) {
+                    worker.send_control(v1::scheduler_control::Body::Drain(v1::Drain {
+                        deadline_ms: 0,
+                        reason: "the scheduler drains this worker".to_owned(),
+                    }));
+                }
+            }
+            Output::CloseSession { session, reason } => self.close_session(session, &reason),
+            Output::AttemptStarted { task, .. } => self.touch(task.group),
+            Output::AttemptEnded { task, attempt, session, class, token, retry_at } => {
+                self.attempt_ended(task, attempt, session, class, token, retry_at.is_some());
+            }
+            Output::Committed { task, attempt, session, token } => self.committed(task, attempt, session, token),
+            Output::Superseded { .. } => self.counters.superseded += 1,
+            Output::TaskFailed { task, attempts, class } => self.task_failed(task, attempts, class),
+            Output::Skipped { group, first, count, root } => self.skipped(group, first, count, root),
+            Output::Cancelled { group, first, count } => self.cancelled(group, first, count),
+            Output::LengthKnown { group, .. } => self.touch(group),
+            Output::RunEnded { run, end } => self.run_ended(run, end),
+            Output::WorkerChanged { session, state } => self.worker_changed(session, state),
+        }
+    }
+
+    fn publish(&self) {
+        let snapshot = Snapshot {
+            cluster: self.cluster_status(None),
+            runs: self.runs.keys().rev().take(100).map(|run| self.progress(*run)).collect(),
+            counters: self.counters,
+        };
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    fn record(&self, record: Record) {
+        self.records.send(record);
+    }
+}

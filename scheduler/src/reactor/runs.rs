@@ -1,0 +1,361 @@
+//! What is known of runs beside the machine: templates, parameters, objects, failures; and what goes into the records.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use scalable_core::ids::{GroupId, RunId, SessionId, TaskRef};
+use scalable_core::messages::{OutcomeClass, RunEnd};
+use scalable_proto::v1;
+use scalable_template::Space;
+
+use super::Reactor;
+use crate::convert;
+use crate::records::{Count, Record, RunRecord};
+
+/// Failures of one run that are pushed to its watchers; the records hold all of them.
+const FAILURES_PUSHED_MAX: u32 = 1000;
+
+/// What an attempt reported.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// Everything.
+    Full(Box<v1::AttemptReport>),
+    /// (started_us, wall_us, user_us, system_us, peak_bytes) of a success with nothing else to tell.
+    Brief([u64; 5]),
+}
+
+impl Report {
+    /// As a whole report.
+    pub fn into_full(self) -> v1::AttemptReport {
+        match self {
+            Report::Full(report) => *report,
+            Report::Brief([started, wall, user_us, system_us, peak_memory_bytes]) => v1::AttemptReport {
+                class: v1::OutcomeClass::Succeeded.into(),
+                exit_code: Some(0),
+                started_us: i64::try_from(started).unwrap_or(i64::MAX),
+                finished_us: i64::try_from(started.saturating_add(wall)).unwrap_or(i64::MAX),
+                user_us,
+                system_us,
+                peak_memory_bytes,
+                memory_method: v1::MemoryMethod::Rusage.into(),
+                ..Default::default()
+            },
+        }
+    }
+}
+
+/// A group as everybody but the machine needs it.
+pub struct GroupInfo {
+    pub(super) id: GroupId,
+    pub(super) run: RunId,
+    /// As submitted.
+    pub spec: v1::GroupSpec,
+    /// The parameters.
+    pub space: Space,
+    /// Some later task reads its outputs.
+    pub(super) read_by_others: bool,
+}
+
+impl GroupInfo {
+    fn template(&self) -> &v1::TaskTemplate {
+        static EMPTY: std::sync::LazyLock<v1::TaskTemplate> = std::sync::LazyLock::new(v1::TaskTemplate::default);
+        self.spec.template.as_ref().unwrap_or(&EMPTY)
+    }
+
+    /// Inputs in the order of their ordinals on the wire: stdin is the one after the last.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = (u32, &v1::InputSource)> {
+        let template = self.template();
+        let named = template.inputs.iter().map(|input| input.source.as_ref());
+        named.chain([template.stdin.as_ref()]).enumerate().filter_map(|(at, source)| Some((at as u32, source?)))
+    }
+
+    pub(super) fn output_ordinal(&self, name: &str) -> Option<usize> {
+        self.template().outputs.iter().position(|output| output.name == name)
+    }
+
+    pub(super) fn announcement(&self) -> v1::AnnounceGroup {
+        v1::AnnounceGroup {
+            group: self.id.0,
+            run: self.run.0,
+            name: self.spec.name.clone(),
+            template: self.spec.template.clone(),
+            parameters: self.spec.parameters.clone(),
+            grace_ms: self.spec.policy.as_ref().map_or(0, |policy| policy.grace_ms),
+        }
+    }
+
+    /// The group's id.
+    pub(crate) fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// The run it belongs to.
+    pub(crate) fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// What its tasks need to run in.
+    pub(crate) fn component(&self) -> &str {
+        &self.template().component
+    }
+
+    /// True when this output is only for later tasks.
+    pub(crate) fn discards(&self, output: &str) -> bool {
+        self.template().outputs.iter().any(|known| known.name == output && known.discard)
+    }
+
+    /// The key of a task that reads nothing: what its worker would have said in a whole report.
+    pub(crate) fn key_without_inputs(&self, index: u32) -> Bytes {
+        Bytes::copy_from_slice(&scalable_template::key(self.template(), index, &self.space.values(index), &[]))
+    }
+
+    /// An element's parameters as people read them.
+    pub(super) fn parameters(&self, index: u32) -> String {
+        self.space.element_name(index)
+    }
+}
+
+/// A committed output.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) written: bool,
+    pub(super) digest: Bytes,
+    pub(super) size: u64,
+}
+
+/// A run as everybody but the machine needs it.
+pub(super) struct RunInfo {
+    pub(super) spec: v1::RunSpec,
+    pub(super) first_group: GroupId,
+    pub(super) group_count: u32,
+    objects: FxHashMap<TaskRef, Box<[Stored]>>,
+    pub(super) end: Option<RunEnd>,
+    pub(super) complete: bool,
+    /// Something has changed since its watchers were told.
+    pub(super) dirty: bool,
+    pub(super) failures_pushed: u32,
+    pub(super) told_at: Option<Instant>,
+}
+
+impl RunInfo {
+    pub(super) fn group(&self, ordinal: u32) -> Option<GroupId> {
+        (ordinal < self.group_count).then(|| GroupId(self.first_group.0 + ordinal))
+    }
+
+    pub(super) fn group_ids(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (self.first_group.0..self.first_group.0 + self.group_count).map(GroupId)
+    }
+
+    pub(super) fn object(&self, task: TaskRef, output: usize) -> Option<&Stored> {
+        self.objects.get(&task)?.get(output)
+    }
+
+    pub(super) fn announcement(&self, id: RunId) -> v1::AnnounceRun {
+        v1::AnnounceRun {
+            run: id.0,
+            name: self.spec.name.clone(),
+            directory: self.spec.directory.clone(),
+            base_directory: self.spec.base_directory.clone(),
+            keep_failed: self.spec.keep_failed,
+            groups: self.spec.groups.iter().map(|group| group.name.clone()).collect(),
+            takes_over: self.spec.takes_over.clone(),
+            strict: self.spec.strict,
+        }
+    }
+}
+
+impl Reactor {
+    /// Takes in a run that the machine has accepted.
+    pub(super) fn begin_run(&mut self, run: RunId, first_group: GroupId, spec: v1::RunSpec, spaces: Vec<Space>) {
+        self.counters.runs += 1;
+        self.idle_since = None;
+        let mut read = vec![false; spec.groups.len()];
+        for template in spec.groups.iter().filter_map(|group| group.template.as_ref()) {
+            for source in template.inputs.iter().filter_map(|input| input.source.as_ref()).chain(template.stdin.as_ref()) {
+                if let Some(read) = read.get_mut(source.group as usize) {
+                    *read = true;
+                }
+            }
+        }
+        let mut groups = Vec::with_capacity(spec.groups.len());
+        for (ordinal, (group, space)) in spec.groups.iter().zip(spaces).enumerate() {
+            let id = GroupId(first_group.0 + ordinal as u32);
+            let info = Arc::new(GroupInfo { id, run, spec: group.clone(), space, read_by_others: read[ordinal] });
+            groups.push(info.clone());
+            self.groups.insert(id, info);
+        }
+        let group_count = groups.len() as u32;
+        let mut header = spec.clone();
+        // The templates live in the groups; what stays here is what the announcement of the run needs.
+        for group in &mut header.groups {
+            *group = v1::GroupSpec { name: std::mem::take(&mut group.name), ..Default::default() };
+        }
+        self.record(Record::RunBegan(Box::new(RunRecord {
+            run,
+            spec: header.clone(),
+            groups,
+            address: self.identity.address.clone(),
+            http: self.identity.http.clone(),
+            token_file: self.identity.token_file.clone(),
+        })));
+        let info = RunInfo {
+            spec: header,
+            first_group,
+            group_count,
+            objects: FxHashMap::default(),
+            end: None,
+            complete: false,
+            dirty: true,
+            failures_pushed: 0,
+            told_at: None,
+        };
+        self.runs.insert(run, info);
+    }
+
+    pub(super) fn touch(&mut self, group: GroupId) {
+        if let Some(run) = self.groups.get(&group).and_then(|group| self.runs.get_mut(&group.run)) {
+            run.dirty = true;
+        }
+    }
+
+    fn report(&self, token: u32) -> Option<Report> {
+        self.reports.get(token as usize).cloned()
+    }
+
+    pub(super) fn committed(&mut self, task: TaskRef, attempt: u32, session: SessionId, token: u32) {
+        self.counters.committed += 1;
+        let Some(group) = self.groups.get(&task.group).cloned() else { return };
+        let report = self.report(token);
+        if let (true, Some(Report::Full(report)), Some(run)) = (group.read_by_others, &report, self.runs.get_mut(&group.run)) {
+            let stored = group.template().outputs.iter().map(|output| {
+                let found = report.outputs.iter().find(|found| found.name == output.name && found.written);
+                match found {
+                    Some(found) => Stored { written: true, digest: found.digest.clone(), size: found.size },
+                    None => Stored { written: false, digest: Bytes::new(), size: 0 },
+                }
+            });
+            run.objects.insert(task, stored.collect());
+        }
+        self.touch(task.group);
+        let worker = self.worker_name(session);
+        self.record(Record::Succeeded { group, index: task.index, attempt, worker, report });
+    }
+
+    pub(super) fn attempt_ended(
+        &mut self,
+        task: TaskRef,
+        attempt: u32,
+        session: SessionId,
+        class: OutcomeClass,
+        token: Option<u32>,
+        again: bool,
+    ) {
+        let Some(group) = self.groups.get(&task.group).cloned() else { return };
+        self.touch(task.group);
+        let worker = self.worker_name(session);
+        let mut report = token.and_then(|token| self.report(token)).map(Report::into_full).unwrap_or_default();
+        if report.class() != convert::class_to_wire(class) {
+            report.set_class(convert::class_to_wire(class));
+        }
+        if report.message.is_empty() && class == OutcomeClass::LostWorker {
+            report.message = format!("worker {worker} was lost while this attempt was on it");
+        }
+        let charged = !matches!(class, OutcomeClass::Preempted | OutcomeClass::Cancelled);
+        if charged {
+            self.counters.attempts_failed += 1;
+            self.push_failure(&group, task.index, attempt, &worker, &report, !again);
+        }
+        self.record(Record::AttemptEnded { group, index: task.index, attempt, worker, report: Box::new(report), last: !again });
+    }
+
+    fn push_failure(
+        &mut self,
+        group: &GroupInfo,
+        index: u32,
+        attempt: u32,
+        worker: &str,
+        report: &v1::AttemptReport,
+        last: bool,
+    ) {
+        let Some(run) = self.runs.get_mut(&group.run) else { return };
+        if run.failures_pushed >= FAILURES_PUSHED_MAX {
+            return;
+        }
+        run.failures_pushed += 1;
+        let failed = v1::TaskFailed {
+            run: run.spec.name.clone(),
+            group: group.spec.name.clone(),
+            index,
+            parameters: group.parameters(index),
+            attempt,
+            worker: worker.to_owned(),
+            report: Some(report.clone()),
+            r#final: last,
+            log_directory: format!("{}/logs/{}", run.spec.directory, group.spec.name),
+        };
+        let name = run.spec.name.clone();
+        for client in self.clients.values_mut().filter(|client| client.watches.contains(&name)) {
+            client.send(v1::client_events::Body::Failed(failed.clone()));
+        }
+    }
+
+    pub(super) fn task_failed(&mut self, task: TaskRef, attempts: u32, class: OutcomeClass) {
+        let Some(group) = self.groups.get(&task.group).cloned() else { return };
+        self.touch(task.group);
+        self.record(Record::Failed { group, index: task.index, attempts, class: convert::class_word(class) });
+    }
+
+    pub(super) fn skipped(&mut self, group: GroupId, first: u32, count: u32, root: TaskRef) {
+        let Some(group) = self.groups.get(&group).cloned() else { return };
+        self.touch(group.id);
+        let root = self.groups.get(&root.group).map_or_else(String::new, |info| format!("{}[{}]", info.spec.name, root.index));
+        self.record(Record::Range { group, first, count, kind: Count::Skipped { root } });
+    }
+
+    pub(super) fn cancelled(&mut self, group: GroupId, first: u32, count: u32) {
+        let Some(group) = self.groups.get(&group).cloned() else { return };
+        self.touch(group.id);
+        self.record(Record::Range { group, first, count, kind: Count::Cancelled });
+    }
+
+    pub(super) fn run_ended(&mut self, id: RunId, end: RunEnd) {
+        let progress = self.progress(id);
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        run.end = Some(end);
+        run.dirty = true;
+        run.objects = FxHashMap::default();
+        for session in self.workers.values_mut() {
+            session.send_control(v1::scheduler_control::Body::Release(v1::Release { runs: vec![id.0] }));
+        }
+        self.record(Record::RunEnded { run: id, end, counts: progress.groups });
+    }
+
+    /// The records of a run are written and its outputs are in the store.
+    pub(super) fn recorded(&mut self, id: RunId) {
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.complete = true;
+            run.dirty = true;
+            run.told_at = None;
+        }
+        if self.runs.values().all(|run| run.complete) {
+            self.idle_since = Some(Instant::now());
+        }
+        self.forget_old_runs();
+    }
+
+    /// Keeps what is known of ended runs bounded, as the machine does.
+    fn forget_old_runs(&mut self) {
+        let ended: Vec<RunId> = self.runs.iter().filter(|(_, run)| run.complete).map(|(id, _)| *id).collect();
+        for id in ended {
+            if self.machine.run(id).is_none()
+                && let Some(run) = self.runs.remove(&id)
+            {
+                for group in run.group_ids() {
+                    self.groups.remove(&group);
+                }
+            }
+        }
+    }
+}

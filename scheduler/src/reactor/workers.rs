@@ -1,0 +1,517 @@
+//! Workers' sessions: handshake, streams that survive their connections, batches in both directions.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
+use scalable_core::ids::{GroupId, Handle, RunId, SECOND, SessionId, ShapeId, TaskRef};
+use scalable_core::link::{Arrival, Receiver, Sender};
+use scalable_core::messages::{
+    Connection, Dispatch, EventKind, Finish, Input, OutcomeClass, WorkerEvent, WorkerSpec, WorkerState,
+};
+use scalable_core::resources::Resources;
+use scalable_core::scheduler::projection;
+use scalable_proto::{PROTOCOL, v1};
+use tonic::Status;
+
+use super::runs::Report;
+use super::{Peer, Reactor};
+use crate::convert;
+use crate::records::Record;
+use crate::serve::{ConnectionId, Out};
+
+/// Frames kept for a worker that does not acknowledge; one more closes its session.
+const FRAMES_KEPT_MAX: usize = 8192;
+/// Tasks in one dispatch frame.
+const DISPATCHES_PER_FRAME_MAX: usize = 2048;
+/// Objects in one input frame.
+const OBJECTS_PER_FRAME_MAX: usize = 8192;
+
+/// One registration of a worker.
+pub(super) struct WorkerSession {
+    pub(super) name: Arc<str>,
+    pub(super) pid: u32,
+    pub(super) host: String,
+    control: Option<(ConnectionId, Out<v1::SchedulerControl>)>,
+    data: Option<(ConnectionId, Out<v1::SchedulerData>)>,
+    to_control: Sender<v1::SchedulerControl>,
+    to_data: Sender<v1::SchedulerData>,
+    from_control: Receiver,
+    from_data: Receiver,
+    told: v1::Acks,
+    runs: FxHashSet<RunId>,
+    groups: FxHashSet<GroupId>,
+    shapes: FxHashSet<ShapeId>,
+    batch: v1::DispatchBatch,
+    overflowed: bool,
+    pub(super) closed: bool,
+}
+
+impl WorkerSession {
+    fn new(name: &str, pid: u32, host: String) -> Self {
+        WorkerSession {
+            name: Arc::from(name),
+            pid,
+            host,
+            control: None,
+            data: None,
+            to_control: Sender::new(FRAMES_KEPT_MAX),
+            to_data: Sender::new(FRAMES_KEPT_MAX),
+            from_control: Receiver::default(),
+            from_data: Receiver::default(),
+            told: v1::Acks::default(),
+            runs: FxHashSet::default(),
+            groups: FxHashSet::default(),
+            shapes: FxHashSet::default(),
+            batch: v1::DispatchBatch::default(),
+            overflowed: false,
+            closed: false,
+        }
+    }
+
+    fn received(&self) -> v1::Acks {
+        v1::Acks { control: self.from_control.received(), data: self.from_data.received() }
+    }
+
+    /// Sends a numbered frame on control, now or when the connection is back.
+    pub(super) fn send_control(&mut self, body: v1::scheduler_control::Body) {
+        let acks = self.received();
+        match self.to_control.push(|seq| v1::SchedulerControl { seq, acks: Some(acks), body: Some(body) }) {
+            Ok(frame) => {
+                self.told = acks;
+                if let Some((_, out)) = &self.control {
+                    let _ = out.send(Ok(frame));
+                }
+            }
+            Err(_) => self.overflowed = true,
+        }
+    }
+
+    fn send_data(&mut self, body: v1::scheduler_data::Body) {
+        match self.to_data.push(|seq| v1::SchedulerData { seq, body: Some(body) }) {
+            Ok(frame) => {
+                if let Some((_, out)) = &self.data {
+                    let _ = out.send(Ok(frame));
+                }
+            }
+            Err(_) => self.overflowed = true,
+        }
+    }
+
+    fn send_batch(&mut self) {
+        if !self.batch.handle.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            self.send_data(v1::scheduler_data::Body::Dispatch(batch));
+        }
+    }
+
+    /// Sends what has gathered in this batch of inputs, and acknowledgements that no frame has carried.
+    pub(super) fn flush(&mut self) {
+        self.send_batch();
+        let acks = self.received();
+        if acks != self.told
+            && let Some((_, out)) = &self.control
+        {
+            self.told = acks;
+            let _ = out.send(Ok(v1::SchedulerControl { seq: 0, acks: Some(acks), body: None }));
+        }
+    }
+
+    fn acked(&mut self, acks: Option<v1::Acks>) {
+        if let Some(acks) = acks {
+            self.to_control.acked(acks.control);
+            self.to_data.acked(acks.data);
+        }
+    }
+
+    fn refuse_data(out: &Out<v1::SchedulerData>, message: &str) {
+        let _ = out.send(Err(Status::failed_precondition(message.to_owned())));
+    }
+}
+
+impl Reactor {
+    /// The version both sides speak, or why there is none.
+    pub(super) fn protocol(hello: &v1::Hello) -> Result<u32, Status> {
+        let theirs = hello.protocol.unwrap_or_default();
+        let highest = theirs.max.min(*PROTOCOL.end());
+        if highest >= theirs.min && highest >= *PROTOCOL.start() && theirs.min > 0 {
+            return Ok(highest);
+        }
+        Err(Status::failed_precondition(format!(
+            "this scheduler ({}) speaks protocol {} to {}, the peer ({}) speaks {} to {}: use programs of the same release",
+            env!("CARGO_PKG_VERSION"),
+            PROTOCOL.start(),
+            PROTOCOL.end(),
+            hello.build,
+            theirs.min,
+            theirs.max
+        )))
+    }
+
+    pub(super) fn check_cluster(&self, hello: &v1::Hello) -> Result<(), Status> {
+        if hello.cluster_id.is_empty() || hello.cluster_id == self.identity.cluster_id {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!(
+            "the peer belongs to cluster {}, this is cluster {}: check the address",
+            hello.cluster_id, self.identity.cluster_id
+        )))
+    }
+
+    pub(super) fn new_session(&mut self) -> u64 {
+        self.next_session += 1;
+        self.next_session
+    }
+
+    pub(super) fn worker_control_opened(&mut self, id: ConnectionId, frame: v1::WorkerHello, out: Out<v1::SchedulerControl>) {
+        let hello = frame.hello.clone().unwrap_or_default();
+        let checked = Self::protocol(&hello).and_then(|protocol| self.check_cluster(&hello).map(|()| protocol));
+        let protocol = match checked {
+            Ok(protocol) => protocol,
+            Err(status) => {
+                let _ = out.send(Err(status));
+                return;
+            }
+        };
+        let wanted = SessionId(hello.session);
+        let resumed = hello.epoch == self.identity.epoch && self.workers.get(&wanted).is_some_and(|session| !session.closed);
+        let session = if resumed {
+            wanted
+        } else {
+            let capacity = match convert::resources(frame.resources.as_ref(), self.machine.names_mut()) {
+                Ok(capacity) => capacity,
+                Err(refused) => {
+                    let _ = out.send(Err(Status::invalid_argument(refused.message)));
+                    return;
+                }
+            };
+            let memory_bytes = if capacity.memory_bytes == 0 { Resources::MEMORY_UNACCOUNTED } else { capacity.memory_bytes };
+            let problem = if frame.name.is_empty() || frame.name.len() > scalable_core::spec::NAME_BYTES_MAX {
+                Some("a worker's name has 1 to 256 bytes")
+            } else if frame.components.is_empty() || frame.components.len() > 1000 {
+                Some("a worker serves 1 to 1,000 components")
+            } else {
+                None
+            };
+            if let Some(problem) = problem {
+                let _ = out.send(Err(Status::invalid_argument(problem)));
+                return;
+            }
+            let session = SessionId(self.new_session());
+            self.workers.insert(session, WorkerSession::new(&frame.name, frame.pid, frame.host.clone()));
+            let worker = WorkerSpec {
+                name: frame.name.clone(),
+                pool: frame.pool,
+                components: frame.components,
+                capacity: Resources { memory_bytes, ..capacity },
+            };
+            tracing::info!(worker = %frame.name, session = session.0, "worker registered");
+            let pool = worker.pool.clone();
+            self.step(Input::Join { session, worker });
+            self.tell_pool(&pool);
+            session
+        };
+        let (cluster_id, epoch) = (self.identity.cluster_id.clone(), self.identity.epoch);
+        let heartbeat_ms = self.identity.heartbeat_ms;
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        let welcome = v1::Welcome {
+            cluster_id,
+            epoch,
+            session: session.0,
+            protocol,
+            heartbeat_ms,
+            received: Some(worker.received()),
+            resumed,
+        };
+        let body = Some(v1::scheduler_control::Body::Welcome(welcome));
+        let _ = out.send(Ok(v1::SchedulerControl { seq: 0, acks: Some(worker.received()), body }));
+        if resumed {
+            let received = hello.received.unwrap_or_default();
+            worker.to_data.acked(received.data);
+            for frame in worker.to_control.resume(received.control) {
+                let _ = out.send(Ok(frame));
+            }
+        }
+        // An older connection of the same session is of no use any more: its end is not this session's reset.
+        if let Some((old, _)) = worker.control.replace((id, out)) {
+            self.connections.remove(&old);
+        }
+        self.connections.insert(id, Peer::WorkerControl(session));
+        self.step(Input::Attach { session, connection: Connection::Control });
+    }
+
+    pub(super) fn worker_data_opened(&mut self, id: ConnectionId, bind: &v1::Bind, out: Out<v1::SchedulerData>) {
+        let session = SessionId(bind.session);
+        let epoch = self.identity.epoch;
+        let Some(worker) = self.workers.get_mut(&session).filter(|worker| !worker.closed && bind.epoch == epoch) else {
+            WorkerSession::refuse_data(&out, "this session is over: begin a new one on control");
+            return;
+        };
+        let bound = v1::scheduler_data::Body::Bound(v1::Bound { received: worker.from_data.received() });
+        let _ = out.send(Ok(v1::SchedulerData { seq: 0, body: Some(bound) }));
+        for frame in worker.to_data.resume(bind.received) {
+            let _ = out.send(Ok(frame));
+        }
+        if let Some((old, _)) = worker.data.replace((id, out)) {
+            self.connections.remove(&old);
+        }
+        self.connections.insert(id, Peer::WorkerData(session));
+        self.step(Input::Attach { session, connection: Connection::Data });
+    }
+
+    pub(super) fn worker_control_closed(&mut self, session: SessionId, id: ConnectionId) {
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        if worker.control.as_ref().is_some_and(|(current, _)| *current == id) {
+            worker.control = None;
+            self.step(Input::Reset { session, connection: Connection::Control });
+        }
+    }
+
+    pub(super) fn worker_data_closed(&mut self, session: SessionId, id: ConnectionId) {
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        if worker.data.as_ref().is_some_and(|(current, _)| *current == id) {
+            worker.data = None;
+            self.step(Input::Reset { session, connection: Connection::Data });
+        }
+    }
+
+    pub(super) fn worker_control(&mut self, id: ConnectionId, frame: v1::WorkerControl) {
+        let Some(Peer::WorkerControl(session)) = self.connections.get(&id).copied() else { return };
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        worker.acked(frame.acks);
+        self.step(Input::Frame { session });
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        if frame.seq > 0 {
+            match worker.from_control.arrive(frame.seq) {
+                Arrival::New => {}
+                Arrival::Repeated => return,
+                Arrival::Gap => return self.violation(session, "a frame on control is missing"),
+            }
+        }
+        match frame.body {
+            Some(v1::worker_control::Body::RetractReply(reply)) => {
+                let handles = |raw: Vec<u64>| raw.into_iter().map(Handle::from_u64).collect();
+                self.step(Input::RetractReply { session, given_back: handles(reply.given_back), kept: handles(reply.kept) });
+            }
+            Some(v1::worker_control::Body::Draining(_)) => self.step(Input::Draining { session }),
+            Some(v1::worker_control::Body::Goodbye(goodbye)) => {
+                tracing::info!(session = session.0, reason = %goodbye.reason, "worker says goodbye");
+                self.step(Input::Left { session });
+            }
+            Some(v1::worker_control::Body::Heartbeat(_)) | None => {}
+            Some(v1::worker_control::Body::Hello(_)) => self.violation(session, "a second hello on one stream"),
+        }
+    }
+
+    pub(super) fn worker_data(&mut self, id: ConnectionId, frame: v1::WorkerData) {
+        let Some(Peer::WorkerData(session)) = self.connections.get(&id).copied() else { return };
+        self.step(Input::Frame { session });
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        match worker.from_data.arrive(frame.seq) {
+            Arrival::New => {}
+            Arrival::Repeated => return,
+            Arrival::Gap => return self.violation(session, "a frame on data is missing"),
+        }
+        let Some(v1::worker_data::Body::Batch(batch)) = frame.body else { return };
+        match self.events(batch) {
+            Some(events) => self.step(Input::Events { session, events }),
+            None => self.violation(session, "the columns of a batch do not fit together"),
+        }
+    }
+
+    /// Turns a batch into events; the reports wait in `reports` under their tokens until the outbox is flushed.
+    fn events(&mut self, batch: v1::WorkerBatch) -> Option<Vec<WorkerEvent>> {
+        let v1::WorkerBatch { handle, attempt, event, reports, brief } = batch;
+        if handle.len() != attempt.len() || handle.len() != event.len() || brief.len() % 5 != 0 {
+            return None;
+        }
+        let (mut reports, mut briefs) = (reports.into_iter(), brief.chunks_exact(5));
+        let mut events = Vec::with_capacity(handle.len());
+        for ((handle, attempt), event) in handle.into_iter().zip(attempt).zip(event) {
+            let token = u32::try_from(self.reports.len()).ok()?;
+            let kind = match event {
+                0 => EventKind::Started,
+                1 => {
+                    let report = reports.next()?;
+                    let finish = convert::finish(&report, token);
+                    self.reports.push(Report::Full(Box::new(report)));
+                    EventKind::Finished(finish)
+                }
+                2 => {
+                    let brief: [u64; 5] = briefs.next()?.try_into().ok()?;
+                    self.reports.push(Report::Brief(brief));
+                    EventKind::Finished(Finish {
+                        class: OutcomeClass::Succeeded,
+                        exit_code: Some(0),
+                        signalled: false,
+                        wall: brief[1],
+                        cpu: brief[2].saturating_add(brief[3]),
+                        peak_memory_bytes: brief[4],
+                        length: None,
+                        token,
+                    })
+                }
+                _ => return None,
+            };
+            events.push(WorkerEvent { handle: Handle::from_u64(handle), attempt, kind });
+        }
+        Some(events)
+    }
+
+    fn violation(&mut self, session: SessionId, what: &str) {
+        self.close_session(session, &format!("protocol violation: {what}"));
+        self.step(Input::Left { session });
+    }
+
+    pub(super) fn close_session(&mut self, session: SessionId, reason: &str) {
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        if worker.closed {
+            return;
+        }
+        worker.closed = true;
+        worker.send_control(v1::scheduler_control::Body::Goodbye(v1::Goodbye { reason: reason.to_owned() }));
+        tracing::info!(worker = %worker.name, session = session.0, %reason, "session closed");
+        // Dropping the senders ends both streams once what was sent has gone out.
+        for id in [worker.control.take().map(|(id, _)| id), worker.data.take().map(|(id, _)| id)].into_iter().flatten() {
+            self.connections.remove(&id);
+        }
+    }
+
+    pub(super) fn drop_overflowed(&mut self) {
+        let overflowed: Vec<SessionId> =
+            self.workers.iter().filter(|(_, worker)| worker.overflowed && !worker.closed).map(|(id, _)| *id).collect();
+        for session in overflowed {
+            self.violation(session, "the worker acknowledges nothing");
+        }
+    }
+
+    pub(super) fn worker_changed(&mut self, session: SessionId, state: WorkerState) {
+        let Some(worker) = self.workers.get(&session) else { return };
+        let (word, name) = (state_word(state), worker.name.clone());
+        self.records.send(Record::Worker { session: session.0, name, pid: worker.pid, state: word });
+        if matches!(state, WorkerState::Lost | WorkerState::Gone) {
+            if state == WorkerState::Lost {
+                self.counters.workers_lost += 1;
+            }
+            self.close_session(session, word);
+            // Forgotten when the outbox is flushed: later outputs of this step still ask for its name.
+            self.ended_sessions.push(session);
+        }
+        for run in self.runs.values_mut() {
+            run.dirty = true;
+        }
+    }
+
+    pub(super) fn to_worker(
+        &mut self,
+        session: SessionId,
+        body: impl FnOnce(Vec<u64>) -> v1::scheduler_control::Body,
+        handles: &[Handle],
+    ) {
+        if let Some(worker) = self.workers.get_mut(&session) {
+            // What the machine says about a row must not overtake the dispatch of that row within one flush.
+            worker.send_batch();
+            worker.send_control(body(handles.iter().map(|handle| handle.to_u64()).collect()));
+        }
+    }
+
+    pub(super) fn dispatch(&mut self, session: SessionId, dispatch: Dispatch) {
+        self.counters.dispatched += 1;
+        let Some(group) = self.groups.get(&dispatch.task.group).cloned() else { return };
+        self.touch(dispatch.task.group);
+        self.announce(session, &group, dispatch.shape);
+        for (ordinal, source) in group.inputs() {
+            self.send_objects(session, &dispatch, ordinal, source, &group);
+        }
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        let batch = &mut worker.batch;
+        batch.handle.push(dispatch.handle.to_u64());
+        batch.group.push(dispatch.task.group.0);
+        batch.index.push(dispatch.task.index);
+        batch.attempt.push(dispatch.attempt);
+        batch.shape.push(dispatch.shape.0);
+        batch.timeout_ms.push(dispatch.timeout.div_ceil(SECOND / 1000));
+        batch.task_id.push(dispatch.task.id());
+        batch.fence.push(dispatch.fence);
+        if batch.handle.len() >= DISPATCHES_PER_FRAME_MAX {
+            worker.send_batch();
+        }
+    }
+
+    /// Tells the worker what the dispatch refers to, once per session.
+    fn announce(&mut self, session: SessionId, group: &super::GroupInfo, shape: ShapeId) {
+        let Some(worker) = self.workers.get_mut(&session) else { return };
+        if worker.runs.insert(group.run)
+            && let Some(run) = self.runs.get(&group.run)
+        {
+            worker.send_data(v1::scheduler_data::Body::Run(run.announcement(group.run)));
+        }
+        if worker.groups.insert(group.id) {
+            worker.send_data(v1::scheduler_data::Body::Group(group.announcement()));
+        }
+        if worker.shapes.insert(shape)
+            && let Some(resources) = self.machine.shape(shape)
+        {
+            let resources = convert::resources_to_wire(resources, self.machine.names());
+            worker.send_data(v1::scheduler_data::Body::Shape(v1::AnnounceShape { shape: shape.0, resources: Some(resources) }));
+        }
+    }
+
+    /// Sends the references of the objects that one input of a task reads.
+    fn send_objects(
+        &mut self,
+        session: SessionId,
+        dispatch: &Dispatch,
+        input: u32,
+        source: &v1::InputSource,
+        group: &super::GroupInfo,
+    ) {
+        let Some(upstream) = self.runs.get(&group.run).and_then(|run| run.group(source.group)) else { return };
+        let indices: Vec<u32> = match &source.select {
+            Some(v1::input_source::Select::Projection(axes)) => {
+                projection::upstream_of(&convert::axes(axes), dispatch.task.index).into_iter().collect()
+            }
+            Some(v1::input_source::Select::Index(index)) => vec![*index],
+            Some(v1::input_source::Select::All(_)) | None => {
+                let length = self.machine.group(upstream).and_then(|group| group.length).unwrap_or(0);
+                (0..length).collect()
+            }
+        };
+        let Some(info) = self.groups.get(&upstream).cloned() else { return };
+        let output = info.output_ordinal(&source.output);
+        for chunk in indices.chunks(OBJECTS_PER_FRAME_MAX) {
+            let objects = chunk
+                .iter()
+                .map(|&index| {
+                    let task = TaskRef { group: upstream, index };
+                    let stored = output.and_then(|output| self.runs.get(&group.run)?.object(task, output));
+                    match (stored, self.machine.committed_attempt(task)) {
+                        (Some(stored), Some(attempt)) if stored.written => {
+                            v1::ObjectRef { index, attempt, digest: stored.digest.clone(), size: stored.size }
+                        }
+                        _ => v1::ObjectRef { index, ..Default::default() },
+                    }
+                })
+                .collect();
+            let body = v1::scheduler_data::Body::Input(v1::InputChunk { handle: dispatch.handle.to_u64(), input, objects });
+            if let Some(worker) = self.workers.get_mut(&session) {
+                worker.send_data(body);
+            }
+        }
+    }
+
+    pub(super) fn worker_name(&self, session: SessionId) -> Arc<str> {
+        self.workers.get(&session).map_or_else(|| Arc::from("?"), |worker| worker.name.clone())
+    }
+}
+
+/// A worker's state as people read it.
+pub(super) fn state_word(state: WorkerState) -> &'static str {
+    match state {
+        WorkerState::Joining => "joining",
+        WorkerState::Active => "active",
+        WorkerState::Suspect => "suspect",
+        WorkerState::Draining => "draining",
+        WorkerState::Lost => "lost",
+        WorkerState::Gone => "gone",
+    }
+}

@@ -1,0 +1,213 @@
+//! 8786's services. They hold no state: each stream's task hands its frames to the reactor over one bounded channel, each
+//! unary call hands over a closure that runs there. A peer that sends faster than the reactor takes is stopped by its socket.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use scalable_proto::{MESSAGE_BYTES_MAX, v1};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::service::interceptor::InterceptedService;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::auth::Token;
+use crate::reactor::Reactor;
+
+/// Frames waiting for the reactor, of all peers together.
+pub const INBOUND_FRAMES_MAX: usize = 1024;
+/// A stream whose first message does not come in this time is closed.
+const FIRST_MESSAGE_WITHIN: Duration = Duration::from_secs(10);
+
+/// One stream of one peer, never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// Where the reactor puts frames for a stream. What waits here is bounded by what its sender may keep unacknowledged.
+pub type Out<T> = mpsc::UnboundedSender<Result<T, Status>>;
+
+/// What reaches the reactor.
+pub enum Inbound {
+    /// A worker's control stream began.
+    WorkerControlOpened(ConnectionId, v1::WorkerHello, Out<v1::SchedulerControl>),
+    /// A worker's data stream began.
+    WorkerDataOpened(ConnectionId, v1::Bind, Out<v1::SchedulerData>),
+    /// A frame on a worker's control stream.
+    WorkerControl(ConnectionId, v1::WorkerControl),
+    /// A frame on a worker's data stream.
+    WorkerData(ConnectionId, v1::WorkerData),
+    /// A client's control stream began.
+    ClientControlOpened(ConnectionId, v1::Hello, Out<v1::ClientEvents>),
+    /// A client's data stream began.
+    ClientDataOpened(ConnectionId, v1::Bind, Out<v1::ClientResults>),
+    /// A frame on a client's control stream.
+    ClientControl(ConnectionId, v1::ClientControl),
+    /// A frame on a client's data stream.
+    ClientData(ConnectionId, v1::ClientData),
+    /// A stream ended or was reset.
+    Closed(ConnectionId),
+    /// A unary call.
+    Call(Box<dyn FnOnce(&mut Reactor) + Send>),
+}
+
+/// What every service has: the way to the reactor.
+#[derive(Clone)]
+pub struct Services {
+    inbound: mpsc::Sender<Inbound>,
+    next: Arc<AtomicU64>,
+}
+
+type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Services {
+    /// Services that hand over to `inbound`.
+    pub fn new(inbound: mpsc::Sender<Inbound>) -> Self {
+        Services { inbound, next: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// Everything 8786 answers, behind the token.
+    pub async fn router(&self, token: &Token) -> Result<tonic::service::Routes, tonic_reflection::server::Error> {
+        let (reporter, health) = tonic_health::server::health_reporter();
+        reporter.set_serving::<v1::worker_service_server::WorkerServiceServer<Services>>().await;
+        reporter.set_serving::<v1::client_service_server::ClientServiceServer<Services>>().await;
+        reporter.set_serving::<v1::control_service_server::ControlServiceServer<Services>>().await;
+        let reflection =
+            tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(v1::DESCRIPTORS).build_v1()?;
+        let workers = v1::worker_service_server::WorkerServiceServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let clients = v1::client_service_server::ClientServiceServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let control = v1::control_service_server::ControlServiceServer::new(self.clone());
+        Ok(tonic::service::Routes::new(InterceptedService::new(workers, token.interceptor()))
+            .add_service(InterceptedService::new(clients, token.interceptor()))
+            .add_service(InterceptedService::new(control, token.interceptor()))
+            .add_service(InterceptedService::new(health, token.interceptor()))
+            .add_service(InterceptedService::new(reflection, token.interceptor())))
+    }
+
+    /// Reads a stream: its first message opens it, every further one is handed over, its end is told.
+    fn pump<In: Send + 'static, First: Send + 'static, Output: Send + 'static>(
+        &self,
+        mut stream: Streaming<In>,
+        first: fn(In) -> Option<First>,
+        open: fn(ConnectionId, First, Out<Output>) -> Inbound,
+        frame: fn(ConnectionId, In) -> Inbound,
+    ) -> Response<Reply<Output>> {
+        let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed));
+        let (out, replies) = mpsc::unbounded_channel();
+        let inbound = self.inbound.clone();
+        tokio::spawn(async move {
+            let hello = match tokio::time::timeout(FIRST_MESSAGE_WITHIN, stream.message()).await {
+                Ok(Ok(Some(message))) => first(message),
+                Ok(Ok(None) | Err(_)) => return,
+                Err(_) => {
+                    let _ = out.send(Err(Status::deadline_exceeded("the first message of a stream must come within 10 s")));
+                    return;
+                }
+            };
+            let Some(hello) = hello else {
+                let _ =
+                    out.send(Err(Status::invalid_argument("a stream begins with its handshake: hello on control, bind on data")));
+                return;
+            };
+            if inbound.send(open(id, hello, out)).await.is_err() {
+                return;
+            }
+            while let Ok(Some(message)) = stream.message().await {
+                if inbound.send(frame(id, message)).await.is_err() {
+                    return;
+                }
+            }
+            let _ = inbound.send(Inbound::Closed(id)).await;
+        });
+        Response::new(Box::pin(UnboundedReceiverStream::new(replies)))
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&mut Reactor) -> Result<T, Status> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let (reply, answer) = oneshot::channel();
+        let call = Box::new(move |reactor: &mut Reactor| {
+            let _ = reply.send(call(reactor));
+        });
+        let gone = || Status::unavailable("the scheduler is shutting down");
+        self.inbound.send(Inbound::Call(call)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl v1::worker_service_server::WorkerService for Services {
+    type ControlStream = Reply<v1::SchedulerControl>;
+    type DataStream = Reply<v1::SchedulerData>;
+
+    async fn control(&self, request: Request<Streaming<v1::WorkerControl>>) -> Result<Response<Self::ControlStream>, Status> {
+        let first = |frame: v1::WorkerControl| match frame.body {
+            Some(v1::worker_control::Body::Hello(hello)) => Some(hello),
+            _ => None,
+        };
+        Ok(self.pump(request.into_inner(), first, Inbound::WorkerControlOpened, Inbound::WorkerControl))
+    }
+
+    async fn data(&self, request: Request<Streaming<v1::WorkerData>>) -> Result<Response<Self::DataStream>, Status> {
+        let first = |frame: v1::WorkerData| match frame.body {
+            Some(v1::worker_data::Body::Bind(bind)) => Some(bind),
+            _ => None,
+        };
+        Ok(self.pump(request.into_inner(), first, Inbound::WorkerDataOpened, Inbound::WorkerData))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::client_service_server::ClientService for Services {
+    type ControlStream = Reply<v1::ClientEvents>;
+    type DataStream = Reply<v1::ClientResults>;
+
+    async fn control(&self, request: Request<Streaming<v1::ClientControl>>) -> Result<Response<Self::ControlStream>, Status> {
+        let first = |frame: v1::ClientControl| match frame.body {
+            Some(v1::client_control::Body::Hello(hello)) => Some(hello),
+            _ => None,
+        };
+        Ok(self.pump(request.into_inner(), first, Inbound::ClientControlOpened, Inbound::ClientControl))
+    }
+
+    async fn data(&self, request: Request<Streaming<v1::ClientData>>) -> Result<Response<Self::DataStream>, Status> {
+        let first = |frame: v1::ClientData| match frame.body {
+            Some(v1::client_data::Body::Bind(bind)) => Some(bind),
+            _ => None,
+        };
+        Ok(self.pump(request.into_inner(), first, Inbound::ClientDataOpened, Inbound::ClientData))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::control_service_server::ControlService for Services {
+    async fn list_runs(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsReply>, Status> {
+        self.call(|reactor| Ok(reactor.list_runs())).await
+    }
+
+    async fn get_status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        self.call(|reactor| reactor.status(&request.into_inner())).await
+    }
+
+    async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksReply>, Status> {
+        self.call(|reactor| reactor.list_tasks(&request.into_inner())).await
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainReply>, Status> {
+        self.call(|reactor| reactor.explain(&request.into_inner())).await
+    }
+
+    async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelReply>, Status> {
+        self.call(|reactor| reactor.cancel(&request.into_inner())).await
+    }
+
+    async fn shutdown(&self, request: Request<v1::ShutdownRequest>) -> Result<Response<v1::ShutdownReply>, Status> {
+        self.call(|reactor| reactor.shut_down(&request.into_inner())).await
+    }
+}

@@ -1,0 +1,65 @@
+//! SIGTERM to a worker is a drain: what it has is finished or handed back, and nobody is charged for it.
+
+use nix::sys::signal::Signal;
+use tests::{Sandbox, until};
+
+const ONE_TASK: &str = r#"
+targets: { local: { provider: local } }
+tasks:
+  long:
+    command: [sh, -c, "PROBE gate HERE/notes long HERE/gate && PROBE attempt {outputs.value}"]
+    outputs: { value: file }
+"#;
+
+#[test]
+fn ten_sigterms_of_the_worker_with_the_task() {
+    let sandbox = Sandbox::new();
+    sandbox.token();
+    let (_scheduler, address) = super::by_hand::scheduler(&sandbox);
+    let worker = || {
+        let arguments =
+            ["--scheduler", &address, "--token-file", "token", "--cpus", "1", "--memory", "1G", "--drain-deadline", "100ms"];
+        sandbox.start("scalable-worker", &arguments)
+    };
+    sandbox.manifest(ONE_TASK);
+    let run = sandbox.start("scalable", &["run", "--address", &address, "--token-file", "token"]);
+    for attempt in 1..=10 {
+        let worker = worker();
+        sandbox.line("notes", &format!("attempt={attempt} "));
+        worker.signal(Signal::SIGTERM);
+        worker.wait().calm().expect(0);
+    }
+    let _last = worker();
+    sandbox.line("notes", "attempt=11 ");
+    sandbox.write("gate", "");
+    run.wait().calm().expect(0);
+    let run = sandbox.last_run();
+    assert_eq!(run.task("long[0]")["attempt"], 11, "handed back ten times, and charged for none of them");
+    assert_eq!(run.output("long/value"), "11");
+}
+
+#[test]
+fn a_worker_that_drains_finishes_what_it_has() {
+    let sandbox = Sandbox::new();
+    sandbox.token();
+    let (_scheduler, address) = super::by_hand::scheduler(&sandbox);
+    let worker = sandbox.start(
+        "scalable-worker",
+        &["--scheduler", &address, "--token-file", "token", "--cpus", "1", "--memory", "1G", "--drain-deadline", "10m"],
+    );
+    sandbox.manifest(ONE_TASK);
+    let run = sandbox.start("scalable", &["run", "--address", &address, "--token-file", "token"]);
+    sandbox.line("notes", "start long");
+    // More than one: none after the first may do anything else.
+    for _ in 0..10 {
+        worker.signal(Signal::SIGTERM);
+    }
+    until("the scheduler to know", || {
+        let status = sandbox.start("scalable", &["status", "-o", "json", "--address", &address, "--token-file", "token"]).wait();
+        status.stdout.to_lowercase().contains("draining").then_some(())
+    });
+    sandbox.write("gate", "");
+    run.wait().calm().expect(0);
+    worker.wait().calm().expect(0);
+    assert_eq!(sandbox.last_run().task("long[0]")["attempt"], 1);
+}

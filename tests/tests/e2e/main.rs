@@ -1,0 +1,16 @@
+//! End-to-end tests: real processes, real signals, real files. A file here is a room; a test is a case that can be read.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bad_input;
+mod by_hand;
+mod detached;
+mod drain;
+mod exit_codes;
+mod failures;
+mod kills;
+mod limits;
+mod resources;
+mod scale;
+mod strangers;
+mod workflow;
