@@ -6,16 +6,17 @@ use std::collections::BTreeSet;
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashMap;
-use scalable_core::ids::{Micros, MILLISECOND, SECOND};
+use scalable_core::ids::{MILLISECOND, Micros, SECOND};
 use scalable_proto::v1::{
     AnnounceGroup, AnnounceRun, InputChunk, ObjectRef, TaskTemplate, Text, piece::Kind, task_template::Command,
 };
 use scalable_template::{Space, needs_directory};
 
 use crate::layout;
+use crate::takeover::Earlier;
 
 /// Most runs that are not released.
 pub const RUNS_MAX: usize = 10_000;
@@ -41,6 +42,17 @@ pub struct Run {
     pub keep_failed: u32,
     /// Names of its groups by ordinal.
     pub groups: Vec<String>,
+    /// Directory of the earlier run whose outputs may be taken over.
+    pub takes_over: Option<PathBuf>,
+    earlier: OnceLock<Earlier>,
+}
+
+impl Run {
+    /// What the earlier run has committed, read when it is first asked for: on a helper thread, it may take long.
+    pub fn earlier(&self) -> Option<&Earlier> {
+        let directory = self.takes_over.as_ref()?;
+        Some(self.earlier.get_or_init(|| Earlier::read(directory)))
+    }
 }
 
 /// A group as far as its attempts need it.
@@ -119,6 +131,8 @@ impl Catalog {
             base_directory: Some(base).filter(|b| !b.as_os_str().is_empty()),
             keep_failed: run.keep_failed,
             groups: run.groups,
+            takes_over: Some(PathBuf::from(run.takes_over)).filter(|d| d.is_absolute()),
+            earlier: OnceLock::new(),
         };
         self.runs.insert(run.run, Arc::new(value));
         Ok(())
@@ -172,7 +186,10 @@ impl Catalog {
     pub fn input(&mut self, chunk: InputChunk) -> Result<(), CatalogError> {
         self.objects_count = self.objects_count.saturating_add(chunk.objects.len().max(1));
         if self.objects_count > OBJECTS_MAX || chunk.input > 65_535 {
-            return Err(CatalogError(format!("more than {OBJECTS_MAX} input objects wait for a dispatch, or input {} is none", chunk.input)));
+            return Err(CatalogError(format!(
+                "more than {OBJECTS_MAX} input objects wait for a dispatch, or input {} is none",
+                chunk.input
+            )));
         }
         let inputs = self.objects.entry(chunk.handle).or_default();
         let at = chunk.input as usize;

@@ -43,7 +43,9 @@ pub fn relative<'a>(what: &'static str, path: &'a str) -> Result<&'a Path, BadPa
     let mut any = false;
     for component in Path::new(path).components() {
         match component {
-            Component::Normal(part) if part.len() > NAME_BYTES_MAX => return Err(bad(what, path, "a part is longer than 255 bytes")),
+            Component::Normal(part) if part.len() > NAME_BYTES_MAX => {
+                return Err(bad(what, path, "a part is longer than 255 bytes"));
+            }
             Component::Normal(_) => any = true,
             Component::CurDir => {}
             Component::ParentDir => return Err(bad(what, path, "it leaves the attempt's directory")),
@@ -93,8 +95,7 @@ pub fn objects(run: &Path, group: &str, index: u32, attempt: u32) -> PathBuf {
     run.join("objects").join(group).join(index.to_string()).join(attempt.to_string())
 }
 
-/// Beside an output of kind `list`: the relative paths of its files in order, each ended by a NUL byte. Its presence is what tells
-/// a list from a directory.
+/// An empty file beside an output of kind `list`: its presence is what tells a list from a directory.
 pub fn list_mark(object: &Path) -> Option<PathBuf> {
     let mut name = std::ffi::OsString::from(".");
     name.push(object.file_name()?);

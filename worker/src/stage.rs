@@ -121,7 +121,11 @@ pub fn stage(group: &Group, at: &Place, objects: &[Vec<ObjectRef>]) -> Result<St
     }
     let stream = |name: &str| -> Result<Option<File>, StageError> {
         let Some((_, path)) = staged.outputs.iter().find(|(n, _)| n == name) else {
-            return if name.is_empty() { Ok(None) } else { Err(StageError(format!("the stream's output `{name}` is not declared"))) };
+            return if name.is_empty() {
+                Ok(None)
+            } else {
+                Err(StageError(format!("the stream's output `{name}` is not declared")))
+            };
         };
         let open = File::options().append(true).create(true).mode(0o644).custom_flags(libc::O_NOFOLLOW).open(path);
         open.map(Some).map_err(|e| failed("cannot open", path, &e))
@@ -149,9 +153,7 @@ fn output_path(staged: &Staged, output: &Output) -> Result<PathBuf, StageError> 
 pub fn touch_outputs(group: &Group, staged: &Staged) -> Result<(), StageError> {
     for (output, (_, path)) in group.template.outputs.iter().zip(&staged.outputs) {
         let path = match output.kind() {
-            OutputKind::List if !output.path.is_empty() => {
-                staged.work.join(output.path.replace('*', "stub").replace('?', "x"))
-            }
+            OutputKind::List if !output.path.is_empty() => staged.work.join(output.path.replace('*', "stub").replace('?', "x")),
             OutputKind::File => path.clone(),
             OutputKind::Dir | OutputKind::List => {
                 make_directory(path)?;
@@ -265,6 +267,9 @@ fn stage_object(
         return Ok(());
     }
     make_directory(to)?;
+    // The files of a list are the input's paths, in the order of their names, which is the order of a walk.
+    let list = layout::list_mark(from).is_some_and(|mark| mark.is_file());
+    let mut files = Vec::new();
     for entry in walk(from).map_err(gone)? {
         let below = entry.path.strip_prefix(from).unwrap_or(&entry.path);
         let to = to.join(below);
@@ -275,17 +280,14 @@ fn stage_object(
                     make_directory(parent)?;
                 }
                 stage_one(input, &entry.path, &to, None, staged)?;
+                files.push(to);
             }
         }
     }
-    let mark = layout::list_mark(from).filter(|mark| mark.is_file());
-    match mark {
-        None => paths.push(to.to_owned()),
-        Some(mark) => {
-            let list = fs::read(&mark).map_err(gone)?;
-            let names = list.split(|b| *b == 0).filter(|name| !name.is_empty());
-            paths.extend(names.map(|name| to.join(std::ffi::OsStr::from_bytes(name))));
-        }
+    if list {
+        paths.extend(files);
+    } else {
+        paths.push(to.to_owned());
     }
     Ok(())
 }
