@@ -103,7 +103,7 @@ impl FailureText {
             logs: [&record.log_stderr, &record.log_stdout].into_iter().flatten().cloned().collect(),
             kept_directory: record.kept_directory.clone().unwrap_or_default(),
             rerun: record.rerun.clone().unwrap_or_default(),
-            retried: record.r#final == Some(false),
+            retried: record.last == Some(false),
         }
     }
 

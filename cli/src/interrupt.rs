@@ -178,7 +178,8 @@ impl Keys {
         let mut single = before.clone();
         single.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
         termios::tcsetattr(terminal.as_fd(), SetArg::TCSANOW, &single).ok()?;
-        match AsyncFd::new(terminal) {
+        // SAFETY: the file is owned by the registration, never replaced, and closed only after it is dropped.
+        match unsafe { AsyncFd::register(terminal) } {
             Ok(terminal) => Some(Keys { terminal, before }),
             Err(_) => None,
         }

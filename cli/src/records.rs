@@ -14,7 +14,7 @@ use serde_json::Value;
 pub const SCHEMA_VERSION: u32 = 1;
 /// Longest line that is read from a record file, bytes: a task's parameters and tails fit many times.
 const LINE_BYTES_MAX: u64 = 4 << 20;
-/// Cells of a parameter table that are written into run.json; of a larger one only its shape.
+/// Cells of a parameter table that are written into parameters.json; of a larger one only its shape.
 const TABLE_CELLS_MAX: usize = 100_000;
 
 /// `run.json`. Written by the command line with status `starting`, then owned by the scheduler.
@@ -65,8 +65,19 @@ pub struct Pids {
 #[serde(default)]
 pub struct GroupRecord {
     pub name: String,
+    /// 0 for a group that is open on a result.
     pub length: u32,
-    pub parameters: Parameters,
+    /// Names of the parameters; their values are in `parameters.json`.
+    pub parameters: Vec<String>,
+}
+
+/// `parameters.json`: by group what its elements' parameters are made of, so that elements are found by their values. Written by
+/// the command line before submit.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ParametersRecord {
+    pub schema_version: u32,
+    pub groups: BTreeMap<String, Parameters>,
 }
 
 /// What an element's parameters are made of.
@@ -87,6 +98,15 @@ pub enum Parameters {
 pub enum AxisRecord {
     Values { name: String, values: Vec<String> },
     Range { name: String, start: i64, step: i64, count: u32 },
+}
+
+impl AxisRecord {
+    /// The parameter.
+    pub fn name(&self) -> &str {
+        match self {
+            AxisRecord::Values { name, .. } | AxisRecord::Range { name, .. } => name,
+        }
+    }
 }
 
 impl Parameters {
@@ -179,8 +199,8 @@ pub struct TaskRecord {
     pub log_stderr: Option<String>,
     pub stdout_tail: Option<String>,
     pub stderr_tail: Option<String>,
-    /// False for an attempt that was tried again.
-    pub r#final: Option<bool>,
+    /// In `failures.jsonl`: false for an attempt that was tried again.
+    pub last: Option<bool>,
     pub kept_directory: Option<String>,
     pub rerun: Option<String>,
 }
@@ -189,6 +209,12 @@ impl TaskRecord {
     /// The group's name.
     pub fn group(&self) -> &str {
         self.task_id.split_once('[').map_or(self.task_id.as_str(), |(group, _)| group)
+    }
+
+    /// The index in the name: failures.jsonl has it nowhere else.
+    pub fn index(&self) -> u32 {
+        let index = self.task_id.split_once('[').and_then(|(_, index)| index.strip_suffix(']')?.parse().ok());
+        index.unwrap_or(self.index)
     }
 
     /// The parameters as they are shown: `scenario=rcp45,member=7`.
@@ -212,7 +238,7 @@ pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<T> {
 ///
 /// # Errors
 /// When the file cannot be opened; a file that is not there has no records.
-pub fn read_lines<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<impl Iterator<Item = T>> {
+pub fn read_lines<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<impl Iterator<Item = T> + use<T>> {
     let reader = match File::open(path) {
         Ok(file) => Some(BufReader::with_capacity(1 << 16, file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -279,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_survive_run_json() {
+    fn parameters_survive_their_file() {
         use v1::parameter_axis::Values;
         let space = v1::ParameterSpace {
             kind: Some(v1::parameter_space::Kind::Product(v1::Product {

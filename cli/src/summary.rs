@@ -45,6 +45,7 @@ pub struct Summary {
     pub failures: Vec<TaskRecord>,
     pub failures_left_out: u64,
     pub note: String,
+    total_s: Option<f64>,
 }
 
 /// What is read of summary.json.
@@ -52,7 +53,9 @@ pub struct Summary {
 #[serde(default)]
 struct SummaryFile {
     groups: Vec<GroupFile>,
-    note: String,
+    total_s: Option<f64>,
+    /// The first record that could not be written.
+    problem: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -96,7 +99,8 @@ impl Summary {
         }
         // The counts of summary.json are complete also where tasks.jsonl keeps failures only.
         let file: SummaryFile = records::read_json(&directory.file("summary.json")).unwrap_or_default();
-        summary.note = file.note;
+        summary.note = file.problem.unwrap_or_default();
+        summary.total_s = file.total_s;
         summary.groups = if file.groups.is_empty() {
             let counts = |group: &records::GroupRecord| {
                 let counts = counted.get(&group.name).cloned().unwrap_or_default();
@@ -175,7 +179,7 @@ impl Summary {
 
     /// Seconds from the run's start to its end.
     pub fn wall_s(&self) -> Option<f64> {
-        seconds_between(&self.record.started_at, self.record.finished_at.as_deref()?)
+        self.total_s.or_else(|| seconds_between(&self.record.started_at, self.record.finished_at.as_deref()?))
     }
 
     /// For programs: `scalable.report.v1`.

@@ -86,6 +86,11 @@ impl Ui {
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
+    /// Text on stderr as it is: it was made here, with colours where they are wanted, and what came from elsewhere is harmless.
+    pub fn show(&self, text: impl AsRef<str>) {
+        let _ = io::stderr().lock().write_all(text.as_ref().as_bytes());
+    }
+
     /// A warning.
     pub fn warn(&self, text: impl AsRef<str>) {
         let text = harmless_if(self.stderr_is_terminal, text.as_ref());

@@ -137,7 +137,7 @@ fn failed_tasks(directory: &RunDirectory) -> Result<BTreeSet<(String, u32)>, Fai
         let path = directory.file(name);
         let lines = records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
         let lines = lines.filter(|record| name == "failures.jsonl" || record.state == "failed");
-        failed.extend(lines.map(|record| (record.group().to_owned(), record.index)));
+        failed.extend(lines.map(|record| (record.group().to_owned(), record.index())));
     }
     Ok(failed)
 }
@@ -201,9 +201,11 @@ impl Printer {
         let mut chunk = Vec::new();
         loop {
             chunk.clear();
-            file.by_ref().take(CHUNK_BYTES).read_to_end(&mut chunk).map_err(|error| Failure::io(doing(), &error))?;
-            // A character or an escape sequence is not to be cut in two: the end of a chunk without a line feed waits for more.
-            let whole = if chunk.len() as u64 == CHUNK_BYTES { chunk.iter().rposition(|byte| *byte == b'\n').map_or(chunk.len(), |at| at + 1) } else { chunk.len() };
+            Read::by_ref(&mut file).take(CHUNK_BYTES).read_to_end(&mut chunk).map_err(|error| Failure::io(doing(), &error))?;
+            // Cut between lines where there are any, so that no character or escape sequence is torn apart.
+            let full = chunk.len() as u64 == CHUNK_BYTES;
+            let line_feed = chunk.iter().rposition(|byte| *byte == b'\n').filter(|_| full);
+            let whole = line_feed.map_or(chunk.len(), |at| at + 1);
             if whole == 0 {
                 return Ok(at);
             }
