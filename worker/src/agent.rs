@@ -242,7 +242,7 @@ impl Agent {
             queued: counts.queued,
         });
         while let Some(&(at, serial)) = self.unwatched.front()
-            && (at <= now || !self.attempts.get(&serial).is_some_and(|a| a.over.is_none()))
+            && (at <= now || self.attempts.get(&serial).is_none_or(|a| a.over.is_some()))
         {
             self.unwatched.pop_front();
             self.begin_watch(serial);

@@ -83,7 +83,7 @@ impl Cgroups {
     fn detect_one(own: &str, mounts: &str) -> Result<Self, String> {
         let path = own
             .lines()
-            .filter_map(|line| line.splitn(3, ':').nth(1).zip(line.splitn(3, ':').nth(2)))
+            .filter_map(|line| line.split_once(':')?.1.split_once(':'))
             .find_map(|(controllers, path)| controllers.split(',').any(|c| c == "memory").then_some(path))
             .ok_or("the memory controller is not in it")?;
         let is_memory = |fstype: &str, options: &str| fstype == "cgroup" && options.split(',').any(|o| o == "memory");

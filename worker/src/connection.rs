@@ -51,9 +51,9 @@ pub struct Arrived {
 #[derive(Debug)]
 pub enum What {
     /// A frame on control.
-    Control(SchedulerControl),
+    Control(Box<SchedulerControl>),
     /// A frame on data.
-    Data(SchedulerData),
+    Data(Box<SchedulerData>),
     /// It is over.
     Closed {
         /// The scheduler's code, where it gave one.
@@ -117,7 +117,7 @@ pub async fn control(
         target.connect().await?.control(request).await
     };
     let stream = opened.await.map(tonic::Response::into_inner);
-    carry(stream, Connection::Control, generation, inbox, What::Control).await;
+    carry(stream, Connection::Control, generation, inbox, |frame| What::Control(Box::new(frame))).await;
 }
 
 /// Carries the data stream until it ends.
@@ -127,7 +127,7 @@ pub async fn data(target: Target, frames: mpsc::UnboundedReceiver<WorkerData>, g
         target.connect().await?.data(request).await
     };
     let stream = opened.await.map(tonic::Response::into_inner);
-    carry(stream, Connection::Data, generation, inbox, What::Data).await;
+    carry(stream, Connection::Data, generation, inbox, |frame| What::Data(Box::new(frame))).await;
 }
 
 async fn carry<T>(

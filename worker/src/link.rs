@@ -355,11 +355,11 @@ impl Link {
         match arrived.what {
             What::Control(frame) => {
                 self.last_heard = now;
-                self.control_frame(frame, now, out);
+                self.control_frame(*frame, now, out);
             }
             What::Data(frame) => {
                 self.last_heard = now;
-                self.data_frame(frame, now, out);
+                self.data_frame(*frame, now, out);
             }
             What::Closed { code, reason } => self.closed(arrived.connection, code, &reason, now, out),
         }
