@@ -146,7 +146,7 @@ fn with_local(
         let (client, ended) = match begun.await {
             Ok(begun) => begun,
             Err(failure) => {
-                let stopped = stop_started(scheduler);
+                let stopped = stop_started(scheduler).await;
                 return Err(with_more(failure, stopped.err()));
             }
         };
@@ -202,7 +202,7 @@ async fn watch(
     let ended = match drive(&watched, signals).await {
         Ok(ended) => ended,
         Err(failure) => {
-            let stopped = stop_started(scheduler);
+            let stopped = stop_started(scheduler).await;
             return Err(with_more(failure, stopped.err()));
         }
     };
@@ -229,14 +229,14 @@ async fn take_down(client: &Client, scheduler: LocalScheduler, ended: &Ended) ->
         }
         let _ = client.shutdown(true).await;
     }
-    scheduler.stop()?;
+    scheduler.stop_meanwhile().await?;
     verify_gone(&pids)
 }
 
 /// Ends a scheduler whose run did not begin.
-fn stop_started(scheduler: LocalScheduler) -> Result<(), Failure> {
+async fn stop_started(scheduler: LocalScheduler) -> Result<(), Failure> {
     let pid = scheduler.ready.pid;
-    scheduler.stop()?;
+    scheduler.stop_meanwhile().await?;
     verify_gone(&[pid])
 }
 

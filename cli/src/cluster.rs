@@ -65,7 +65,7 @@ pub async fn serve(
     }
     let tail = scheduler.log_tail();
     if !matches!(why, Why::Ended(_)) {
-        stopped = scheduler.stop();
+        stopped = scheduler.stop_meanwhile().await;
     }
     let result = match why {
         Why::Told(told) if busy => Ok(told.exit_code()),
