@@ -355,6 +355,10 @@ impl Reactor {
                     }));
                 }
             }
+            // A worker that was given up may begin a new session; it knows that by the word.
+            Output::CloseSession { session, reason } if self.ended_sessions.contains(&session) => {
+                self.close_session(session, &format!("lost: {reason}"));
+            }
             Output::CloseSession { session, reason } => self.close_session(session, &reason),
             Output::AttemptStarted { task, .. } => self.touch(task.group),
             Output::AttemptEnded { task, attempt, session, class, token, retry_at } => {
