@@ -26,8 +26,9 @@ const RECONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duratio
 /// Unacknowledged frames a stream keeps. Data takes a frame a group.
 const CONTROL_FRAMES_MAX: usize = 1024;
 const DATA_FRAMES_MAX: usize = 4096;
-/// Frames received before they are acknowledged; the heartbeat acknowledges fewer.
-const FRAMES_PER_ACK: u32 = 16;
+/// Frames received before they are acknowledged; the heartbeat acknowledges fewer. The scheduler tells a client how a run goes on
+/// only while less than four frames are unacknowledged, so waiting for more than two would mean waiting for the heartbeat.
+const FRAMES_PER_ACK: u32 = 2;
 /// Heartbeat where the scheduler names none.
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
 
