@@ -13,6 +13,7 @@ tasks:
     foreach: { n: { range: [0, 3] } }
     command: ["PROBE", nothing]
   bad:
+    cwd: work
     command: ["PROBE", fail, "7", "the forcing file is from another century"]
     depends_on: [good]
   after_bad:

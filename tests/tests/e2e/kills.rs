@@ -59,7 +59,8 @@ fn a_worker_killed_in_the_middle_of_a_task() {
 #[test]
 fn a_worker_that_is_stopped_and_comes_back() {
     let sandbox = Sandbox::new().short_leases();
-    sandbox.manifest(GATED);
+    // Room for everything on either worker: the one that is stopped is not replaced while it is there.
+    sandbox.manifest(&GATED.replace("max_workers: 2", "max_workers: 2, threads_per_worker: 4"));
     let running = sandbox.start("scalable", &["run"]);
     let note = sandbox.line("notes", "start ");
     let (task, name) = (pid(&note), note.split(' ').nth(1).unwrap().to_owned());
