@@ -12,7 +12,7 @@ use crate::cluster;
 use crate::commands::Context;
 use crate::commands::run::finish_watching;
 use crate::connect::{self, Place, block_on};
-use crate::drive::{Ended, End, Watched, drive};
+use crate::drive::{End, Ended, Watched, drive};
 use crate::exit::{CommandResult, Failure, code};
 use crate::interrupt::Signals;
 use crate::launcher::{LocalLauncher, LocalScheduler, wait_gone};
@@ -102,7 +102,9 @@ async fn with_scheduler(
     submission: Submission,
 ) -> CommandResult {
     if submission.spec.groups.is_empty() {
-        return Err(Failure::usage("the manifest has no tasks, and --address names a scheduler that runs already: nothing is to be done"));
+        return Err(Failure::usage(
+            "the manifest has no tasks, and --address names a scheduler that runs already: nothing is to be done",
+        ));
     }
     let mut signals = Signals::new()?;
     let client = place.connect().await?;
@@ -191,14 +193,8 @@ async fn watch(
     signals: &mut Signals,
 ) -> CommandResult {
     let path = directory.path.display().to_string();
-    let watched = Watched {
-        ui: context.ui,
-        client,
-        run: &directory.name,
-        directory: &path,
-        scheduler: Some(&scheduler),
-        outlives: false,
-    };
+    let watched =
+        Watched { ui: context.ui, client, run: &directory.name, directory: &path, scheduler: Some(&scheduler), outlives: false };
     let ended = match drive(&watched, signals).await {
         Ok(ended) => ended,
         Err(failure) => {
@@ -211,6 +207,10 @@ async fn watch(
         return detached(context, directory);
     }
     let stopped = take_down(client, scheduler, &ended).await;
+    if stopped.is_ok() {
+        // It opens nothing any more.
+        let _ = std::fs::remove_file(directory.file("token"));
+    }
     let result = finish_watching(context, directory, ended);
     match (result, stopped) {
         (Ok(_), Err(failure)) => Err(failure),
@@ -264,7 +264,9 @@ fn with_more(failure: Failure, more: Option<Failure>) -> Failure {
 fn detached(context: &Context, directory: &RunDirectory) -> CommandResult {
     let ui = context.ui;
     if ui.json() {
-        ui.out_json(&serde_json::json!({ "schema": "scalable.submitted.v1", "run": directory.name, "directory": directory.path }))?;
+        ui.out_json(
+            &serde_json::json!({ "schema": "scalable.submitted.v1", "run": directory.name, "directory": directory.path }),
+        )?;
     } else {
         ui.out(&directory.name)?;
     }

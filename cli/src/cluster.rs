@@ -55,7 +55,6 @@ pub async fn serve(
     let why = wait(&client, &scheduler, signals, idle_ttl).await;
     let busy = matches!(&why, Why::Told(_)) && client.list_runs().await.is_ok_and(|runs| runs.iter().any(is_live));
     let mut pids = vec![scheduler.ready.pid];
-    let mut stopped = Ok(());
     if !matches!(why, Why::Ended(_)) {
         if let Ok(status) = client.status("").await {
             pids.extend(status.workers.iter().map(|worker| worker.pid));
@@ -64,9 +63,7 @@ pub async fn serve(
         let _ = client.shutdown(true).await;
     }
     let tail = scheduler.log_tail();
-    if !matches!(why, Why::Ended(_)) {
-        stopped = scheduler.stop_meanwhile().await;
-    }
+    let stopped = scheduler.stop_meanwhile().await;
     let result = match why {
         Why::Told(told) if busy => Ok(told.exit_code()),
         Why::Told(_) => Ok(code::OK),

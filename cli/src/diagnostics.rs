@@ -41,8 +41,9 @@ pub fn is_error(diagnostic: &Diagnostic) -> bool {
 
 fn report(path: &str, source: &str, diagnostic: &Diagnostic) -> Report {
     let severity = if is_error(diagnostic) { Severity::Error } else { Severity::Warning };
-    let mut made =
-        MietteDiagnostic::new(format!("{}: {}", diagnostic.path, diagnostic.message)).with_code(diagnostic.code).with_severity(severity);
+    let mut made = MietteDiagnostic::new(format!("{}: {}", diagnostic.path, diagnostic.message))
+        .with_code(diagnostic.code)
+        .with_severity(severity);
     if let Some(help) = &diagnostic.help {
         made = made.with_help(help);
     }
@@ -57,7 +58,10 @@ fn report(path: &str, source: &str, diagnostic: &Diagnostic) -> Report {
 
 /// The source without what a terminal would obey, character by character, so that places stay.
 fn plain(source: &str) -> String {
-    source.chars().map(|c| if c == '\n' || c == '\t' || crate::ui::harmless(c.encode_utf8(&mut [0; 4])) == c.to_string() { c } else { '·' }).collect()
+    source
+        .chars()
+        .map(|c| if c == '\n' || c == '\t' || crate::ui::harmless(c.encode_utf8(&mut [0; 4])) == c.to_string() { c } else { '·' })
+        .collect()
 }
 
 /// Bytes of the word at a place that is counted in lines and characters from 1.

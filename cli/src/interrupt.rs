@@ -170,7 +170,8 @@ pub struct Keys {
 impl Keys {
     /// Opens the controlling terminal; nothing where there is none or this process is in the background.
     pub fn open() -> Option<Keys> {
-        let terminal = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/dev/tty").ok()?;
+        let terminal =
+            File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/dev/tty").ok()?;
         if tcgetpgrp(terminal.as_fd()).ok()? != getpgrp() {
             return None;
         }
@@ -237,7 +238,9 @@ mod tests {
     #[test]
     fn answers() {
         let begun = Instant::now();
-        for (key, expected) in [(b'd', Detach), (b'c', Cancel(Interrupt)), (b'C', Cancel(Interrupt)), (b'\n', GoOn), (b'x', GoOn), (0x1b, GoOn)] {
+        for (key, expected) in
+            [(b'd', Detach), (b'c', Cancel(Interrupt)), (b'C', Cancel(Interrupt)), (b'\n', GoOn), (b'x', GoOn), (0x1b, GoOn)]
+        {
             let mut policy = Policy::new(true, false);
             assert_eq!(policy.signal(Interrupt, begun), Ask);
             assert_eq!(policy.answer(key), expected);
@@ -245,6 +248,10 @@ mod tests {
         let mut policy = Policy::new(true, false);
         policy.signal(Interrupt, begun);
         policy.answer(b'x');
-        assert_eq!(policy.signal(Interrupt, begun + Duration::from_secs(1)), Ask, "after going on the next one is a first one again");
+        assert_eq!(
+            policy.signal(Interrupt, begun + Duration::from_secs(1)),
+            Ask,
+            "after going on the next one is a first one again"
+        );
     }
 }

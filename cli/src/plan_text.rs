@@ -16,8 +16,11 @@ pub fn text(plan: &Plan) -> String {
         text.push_str(&format!("this build cannot run on {}: the plan is all there is\n", plan.provider));
     }
     for pool in &plan.pools {
-        let workers =
-            if pool.workers_min == pool.workers_max { format!("{}", pool.workers_max) } else { format!("{} to {}", pool.workers_min, pool.workers_max) };
+        let workers = if pool.workers_min == pool.workers_max {
+            format!("{}", pool.workers_max)
+        } else {
+            format!("{} to {}", pool.workers_min, pool.workers_max)
+        };
         let serves = if pool.components == ["*"] { "every component".to_owned() } else { pool.components.join(", ") };
         let image = pool.image.as_ref().map(|image| format!(", image {image}")).unwrap_or_default();
         text.push_str(&format!("pool {}: {workers} workers of {}, for {serves}{image}\n", pool.name, pool.has));
@@ -45,7 +48,8 @@ pub fn text(plan: &Plan) -> String {
 }
 
 fn group_text(group: &GroupPlan) -> String {
-    let parameters: Vec<String> = group.parameters.iter().map(|parameter| format!("{} ({})", parameter.name, parameter.values)).collect();
+    let parameters: Vec<String> =
+        group.parameters.iter().map(|parameter| format!("{} ({})", parameter.name, parameter.values)).collect();
     let over = if parameters.is_empty() { String::new() } else { format!(" over {}", parameters.join(" × ")) };
     let tasks = if group.count == 1 { "1 task".to_owned() } else { format!("{} tasks", group.count) };
     let mut text = format!("{}: {tasks}{over}\n", group.name);
@@ -53,7 +57,8 @@ fn group_text(group: &GroupPlan) -> String {
         text.push_str("  has no command: it is planned and not run\n");
         return text;
     }
-    let mut facts = vec![format!("component {}", group.component), group.takes.clone(), format!("starts in its {}", starts_in(group))];
+    let mut facts =
+        vec![format!("component {}", group.component), group.takes.clone(), format!("starts in its {}", starts_in(group))];
     if group.retries > 0 {
         facts.push(format!("{} retries", group.retries));
     }
@@ -133,7 +138,11 @@ pub fn prose(plan: &Value) -> String {
             .flatten()
             .map(|(task, component)| format!("{task} in {}", component.as_str().unwrap_or("?")))
             .collect();
-        text.push_str(&if tasks.is_empty() { "It has no tasks.\n".to_owned() } else { format!("Its tasks are {}.\n", tasks.join(", ")) });
+        text.push_str(&if tasks.is_empty() {
+            "It has no tasks.\n".to_owned()
+        } else {
+            format!("Its tasks are {}.\n", tasks.join(", "))
+        });
     }
     for warning in plan["warnings"].as_array().into_iter().flatten() {
         if let (Some(code), Some(message)) = (warning["code"].as_str(), warning["message"].as_str()) {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use scalable_proto::v1;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Version of run.json's shape.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -120,7 +120,9 @@ impl Parameters {
                     Some(Values::Range(range)) => {
                         AxisRecord::Range { name: axis.name.clone(), start: range.start, step: range.step, count: range.count }
                     }
-                    Some(Values::Strings(strings)) => AxisRecord::Values { name: axis.name.clone(), values: strings.values.clone() },
+                    Some(Values::Strings(strings)) => {
+                        AxisRecord::Values { name: axis.name.clone(), values: strings.values.clone() }
+                    }
                     None => AxisRecord::Values { name: axis.name.clone(), values: Vec::new() },
                 };
                 Parameters::Product(product.axes.iter().map(axis).collect())
@@ -143,7 +145,9 @@ impl Parameters {
                     AxisRecord::Range { name, start, step, count } => {
                         v1::ParameterAxis { name, values: Some(Values::Range(v1::IntRange { start, step, count })) }
                     }
-                    AxisRecord::Values { name, values } => v1::ParameterAxis { name, values: Some(Values::Strings(v1::Strings { values })) },
+                    AxisRecord::Values { name, values } => {
+                        v1::ParameterAxis { name, values: Some(Values::Strings(v1::Strings { values })) }
+                    }
                 };
                 v1::parameter_space::Kind::Product(v1::Product { axes: axes.iter().map(axis).collect() })
             }
@@ -171,7 +175,8 @@ pub struct TaskRecord {
     pub task_id: String,
     pub task_name: String,
     pub index: u32,
-    pub parameters: BTreeMap<String, Value>,
+    /// In the order of the manifest.
+    pub parameters: Map<String, Value>,
     pub component: String,
     /// `succeeded`, `failed`, `skipped`, `cancelled`.
     pub state: String,
@@ -194,7 +199,7 @@ pub struct TaskRecord {
     /// The failure for which a task was skipped.
     pub root: Option<String>,
     pub key: Option<String>,
-    pub outputs: BTreeMap<String, Value>,
+    pub outputs: Map<String, Value>,
     pub log_stdout: Option<String>,
     pub log_stderr: Option<String>,
     pub stdout_tail: Option<String>,
@@ -310,8 +315,14 @@ mod tests {
         let space = v1::ParameterSpace {
             kind: Some(v1::parameter_space::Kind::Product(v1::Product {
                 axes: vec![
-                    v1::ParameterAxis { name: "s".into(), values: Some(Values::Strings(v1::Strings { values: vec!["a".into()] })) },
-                    v1::ParameterAxis { name: "m".into(), values: Some(Values::Range(v1::IntRange { start: 0, step: 1, count: 9 })) },
+                    v1::ParameterAxis {
+                        name: "s".into(),
+                        values: Some(Values::Strings(v1::Strings { values: vec!["a".into()] })),
+                    },
+                    v1::ParameterAxis {
+                        name: "m".into(),
+                        values: Some(Values::Range(v1::IntRange { start: 0, step: 1, count: 9 })),
+                    },
                 ],
             })),
         };

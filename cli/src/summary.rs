@@ -80,7 +80,8 @@ impl Summary {
     pub fn read(directory: &RunDirectory, record: &RunRecord) -> Result<Summary, Failure> {
         let mut summary = Summary { run: directory.name.clone(), record: record.clone(), ..Summary::default() };
         let path = directory.file("tasks.jsonl");
-        let tasks = records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
+        let tasks =
+            records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
         let mut counted: BTreeMap<String, v1::GroupCounts> = BTreeMap::new();
         for task in tasks {
             let counts = counted.entry(task.group().to_owned()).or_default();
@@ -128,7 +129,8 @@ impl Summary {
             return Ok(());
         }
         let path = directory.file("failures.jsonl");
-        let more = records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
+        let more =
+            records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
         let mut last: BTreeMap<String, usize> =
             self.failures.iter().enumerate().map(|(at, failure)| (failure.task_id.clone(), at)).collect();
         for failure in more {
@@ -263,13 +265,19 @@ impl Summary {
     }
 
     fn groups_text(&self) -> String {
-        let headings = ["group", "tasks", "succeeded", "failed", "skipped", "cancelled", "retried", "mean", "longest", "cpu", "peak memory"];
+        let headings =
+            ["group", "tasks", "succeeded", "failed", "skipped", "cancelled", "retried", "mean", "longest", "cpu", "peak memory"];
         let mut table = Table::new(&headings).numbers_from(1);
         for group in &self.groups {
             let sums = self.sums.get(&group.group).cloned().unwrap_or_default();
             let counts = [group.length, group.succeeded, group.failed, group.skipped, group.cancelled, group.retried];
             let figures = if sums.executed > 0 {
-                [span(sums.duration_s / sums.executed as f64), span(sums.duration_max_s), span(sums.cpu_s), bytes(sums.peak_memory_bytes)]
+                [
+                    span(sums.duration_s / sums.executed as f64),
+                    span(sums.duration_max_s),
+                    span(sums.cpu_s),
+                    bytes(sums.peak_memory_bytes),
+                ]
             } else {
                 Default::default()
             };

@@ -28,7 +28,14 @@ pub fn standard(run: &str, group: &str, index: u32, attempt: u32, work: &Path) -
 ///
 /// # Errors
 /// When the manifest is gone or not valid any more.
-pub fn of_task(ui: Ui, which: &Which, group: &str, index: u32, attempt: u32, kept: &Path) -> Result<Vec<(String, OsString)>, Failure> {
+pub fn of_task(
+    ui: Ui,
+    which: &Which,
+    group: &str,
+    index: u32,
+    attempt: u32,
+    kept: &Path,
+) -> Result<Vec<(String, OsString)>, Failure> {
     let workflow = workflow::load_of_run(ui, &which.directory, &which.record)?;
     let submission = workflow.submission(ui, &which.directory, &Wanted::default())?;
     let groups = &submission.spec.groups;
@@ -52,7 +59,8 @@ pub fn of_task(ui: Ui, which: &Which, group: &str, index: u32, attempt: u32, kep
     let kept = Kept { directory: kept, template, space: &space, figures };
     let mut environment = standard(&which.directory.name, group, index, attempt, &work);
     for (name, text) in &template.env {
-        let value = render_text(text, &kept).map_err(|error| Failure::usage(format!("variable {name} of {group}[{index}]: {error}")))?;
+        let value =
+            render_text(text, &kept).map_err(|error| Failure::usage(format!("variable {name} of {group}[{index}]: {error}")))?;
         environment.push((name.clone(), value));
     }
     Ok(environment)
@@ -69,8 +77,13 @@ struct Kept<'a> {
 impl Context for Kept<'_> {
     fn input(&self, name: &str) -> Option<Cow<'_, [PathBuf]>> {
         let input = self.template.inputs.iter().find(|input| input.name == name)?;
-        let at = if input.r#as.is_empty() { self.directory.join("in").join(name) } else { self.directory.join("work").join(&input.r#as) };
-        let many = matches!(input.source.as_ref().and_then(|source| source.select.as_ref()), Some(v1::input_source::Select::All(_)));
+        let at = if input.r#as.is_empty() {
+            self.directory.join("in").join(name)
+        } else {
+            self.directory.join("work").join(&input.r#as)
+        };
+        let many =
+            matches!(input.source.as_ref().and_then(|source| source.select.as_ref()), Some(v1::input_source::Select::All(_)));
         if !many {
             return Some(if at.exists() { vec![at] } else { Vec::new() }.into());
         }
@@ -92,7 +105,11 @@ impl Context for Kept<'_> {
 
     fn output(&self, name: &str) -> Option<PathBuf> {
         let output = self.template.outputs.iter().find(|output| output.name == name)?;
-        Some(if output.path.is_empty() { self.directory.join("out").join(name) } else { self.directory.join("work").join(&output.path) })
+        Some(if output.path.is_empty() {
+            self.directory.join("out").join(name)
+        } else {
+            self.directory.join("work").join(&output.path)
+        })
     }
 
     fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {

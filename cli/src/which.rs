@@ -96,7 +96,8 @@ fn element(directory: &RunDirectory, group: &GroupRecord, element: &Element) -> 
     match (space.find_element(element), element) {
         (None, Element::Whole) => Ok(None),
         (None, _) => {
-            let example = if group.length > 0 { format!("for example {}", space.task_name(&group.name, 0)) } else { String::new() };
+            let example =
+                if group.length > 0 { format!("for example {}", space.task_name(&group.name, 0)) } else { String::new() };
             Err(Failure::usage(format!("{} has no element with these parameters", group.name)).help(example))
         }
         (found, _) => Ok(found),

@@ -141,9 +141,12 @@ impl Workflow {
         }
         let (target, provider) = (&self.plan.target, &self.plan.provider);
         let local: Vec<&str> = self.manifest.target_names.iter().map(String::as_str).filter(|name| name != target).collect();
-        let others = if local.is_empty() { String::new() } else { format!("; the manifest's other targets are {}", local.join(", ")) };
-        Err(Failure::usage(format!("target {target} has the provider {provider}, which this build cannot run on; it validates and plans"))
-            .help(format!("run it on a target with provider: local{others}")))
+        let others =
+            if local.is_empty() { String::new() } else { format!("; the manifest's other targets are {}", local.join(", ")) };
+        Err(Failure::usage(format!(
+            "target {target} has the provider {provider}, which this build cannot run on; it validates and plans"
+        ))
+        .help(format!("run it on a target with provider: local{others}")))
     }
 
     /// What run.json says before there is a scheduler.
@@ -202,7 +205,8 @@ impl Workflow {
             Parameters::Product(axes) => axes.iter().map(|axis| axis.name().to_owned()).collect(),
             Parameters::Table { names, .. } => names,
         };
-        let record = |group: &v1::GroupSpec| GroupRecord { name: group.name.clone(), length: group.length, parameters: names(group) };
+        let record =
+            |group: &v1::GroupSpec| GroupRecord { name: group.name.clone(), length: group.length, parameters: names(group) };
         submission.spec.groups.iter().map(record).collect()
     }
 
@@ -241,7 +245,8 @@ impl Workflow {
     /// # Errors
     /// When the target is not local.
     pub fn local_workers(&self) -> Result<LocalWorkers, Failure> {
-        let planned = self.plan.local.as_ref().ok_or_else(|| Failure::usage(format!("target {} is not local", self.plan.target)))?;
+        let planned =
+            self.plan.local.as_ref().ok_or_else(|| Failure::usage(format!("target {} is not local", self.plan.target)))?;
         Ok(LocalWorkers {
             workers: planned.workers,
             milli_cpus: planned.milli_cpus,
@@ -279,7 +284,8 @@ fn store(files: &Path, file: &FileToStore) -> Result<(), Failure> {
     if *digest.as_bytes() == file.digest {
         return Ok(());
     }
-    Err(Failure::usage(format!("{} was changed while the run was being prepared", file.source.display())).help("start the run again"))
+    Err(Failure::usage(format!("{} was changed while the run was being prepared", file.source.display()))
+        .help("start the run again"))
 }
 
 fn text_of(path: &Path) -> Result<String, Failure> {

@@ -26,9 +26,9 @@ const RECONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duratio
 /// Unacknowledged frames a stream keeps. Data takes a frame a group.
 const CONTROL_FRAMES_MAX: usize = 1024;
 const DATA_FRAMES_MAX: usize = 4096;
-/// Frames received before they are acknowledged; the heartbeat acknowledges fewer. The scheduler tells a client how a run goes on
-/// only while less than four frames are unacknowledged, so waiting for more than two would mean waiting for the heartbeat.
-const FRAMES_PER_ACK: u32 = 2;
+/// Frames received before they are acknowledged even when more are coming: the scheduler pushes progress only as fast as it is
+/// acknowledged.
+const FRAMES_PER_ACK: u32 = 64;
 /// How long control is heard after data has ended: a scheduler that ends says its last words on one connection and closes both.
 const CONTROL_BEHIND_DATA: Duration = Duration::from_millis(200);
 /// Heartbeat where the scheduler names none.
@@ -331,6 +331,8 @@ impl Session {
             let (control_ready, data_ready) = (self.control.has_next(), self.data.has_next());
             let address = self.endpoint.address();
             tokio::select! {
+                // In this order: what has arrived is taken before it is acknowledged, all at once.
+                biased;
                 command = self.commands.recv(), if commands_open => match command {
                     Some(command) => self.command(command),
                     None => commands_open = false,
@@ -359,6 +361,7 @@ impl Session {
                     return Stop::Broken(self.lost("the data stream is closed"));
                 },
                 _ = heartbeat.tick() => self.send_acks(),
+                () = std::future::ready(()), if self.since_ack > 0 => self.send_acks(),
             }
         }
     }

@@ -96,7 +96,8 @@ fn sentence(task: &TaskRecord) -> String {
 
 fn plan(context: &Context, path: &Path) -> CommandResult {
     let plan: serde_json::Value = records::read_json(path).map_err(|error| {
-        Failure::usage(format!("{} is not a plan: {error}", path.display())).help("write one with `scalable plan --output plan.json`")
+        Failure::usage(format!("{} is not a plan: {error}", path.display()))
+            .help("write one with `scalable plan --output plan.json`")
     })?;
     let text = crate::plan_text::prose(&plan);
     if context.ui.json() {

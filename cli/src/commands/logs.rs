@@ -44,12 +44,16 @@ pub fn run(context: &Context, args: &LogsArgs) -> CommandResult {
     if printer.files.is_empty() {
         context.ui.say(match (&which.group, args.failed) {
             (_, true) => "no failed task has written anything".to_owned(),
-            (Some(_), false) => "nothing was written, or it has not been started: a log file begins with the first byte".to_owned(),
+            (Some(_), false) => {
+                "nothing was written, or it has not been started: a log file begins with the first byte".to_owned()
+            }
             (None, false) => format!("no task of {} has written anything", which.directory.name),
         });
     }
     if printer.left_out {
-        context.ui.warn(format!("more than {FOLLOWED_MAX} log files; the others lie in {}", which.directory.file("logs").display()));
+        context
+            .ui
+            .warn(format!("more than {FOLLOWED_MAX} log files; the others lie in {}", which.directory.file("logs").display()));
     }
     Ok(code::OK)
 }
@@ -71,7 +75,12 @@ impl LogFile {
         if parts.next().is_some() || !matches!(stream, "stdout" | "stderr") {
             return None;
         }
-        Some(LogFile { group: group.to_owned(), index: index.parse().ok()?, attempt: attempt.parse().ok()?, stream: stream.to_owned() })
+        Some(LogFile {
+            group: group.to_owned(),
+            index: index.parse().ok()?,
+            attempt: attempt.parse().ok()?,
+            stream: stream.to_owned(),
+        })
     }
 
     fn path(&self, directory: &RunDirectory) -> PathBuf {
@@ -100,8 +109,11 @@ impl<'a> Wanted<'a> {
         };
         let mut files = Vec::new();
         for group in groups {
-            let of_group: Vec<LogFile> =
-                names_in(&logs.join(&group))?.iter().filter_map(|name| LogFile::parse(&group, name)).filter(|file| self.wants(file)).collect();
+            let of_group: Vec<LogFile> = names_in(&logs.join(&group))?
+                .iter()
+                .filter_map(|name| LogFile::parse(&group, name))
+                .filter(|file| self.wants(file))
+                .collect();
             files.extend(if self.args.attempt.is_none() && !self.args.follow { last_attempts(of_group) } else { of_group });
         }
         files.sort();
@@ -135,7 +147,8 @@ fn failed_tasks(directory: &RunDirectory) -> Result<BTreeSet<(String, u32)>, Fai
     let mut failed = BTreeSet::new();
     for name in ["failures.jsonl", "tasks.jsonl"] {
         let path = directory.file(name);
-        let lines = records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
+        let lines =
+            records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
         let lines = lines.filter(|record| name == "failures.jsonl" || record.state == "failed");
         failed.extend(lines.map(|record| (record.group().to_owned(), record.index())));
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 use super::Context;
 use crate::args::PlanArgs;
 use crate::exit::{CommandResult, Failure, code};
-use crate::records;
 use crate::plan_text;
+use crate::records;
 use crate::workflow::{self, Workflow};
 
 /// Shows the plan, and writes it where asked to.
@@ -23,7 +23,8 @@ pub fn run(context: &Context, args: &PlanArgs) -> CommandResult {
 pub fn show(context: &Context, workflow: &Workflow) -> CommandResult {
     if context.ui.json() {
         let mut document = serde_json::json!({ "schema": "scalable.plan.v1" });
-        let plan = serde_json::to_value(&workflow.plan).map_err(|error| Failure::infrastructure(format!("cannot write JSON: {error}")))?;
+        let plan = serde_json::to_value(&workflow.plan)
+            .map_err(|error| Failure::infrastructure(format!("cannot write JSON: {error}")))?;
         for (key, value) in plan.as_object().into_iter().flatten() {
             document[key] = value.clone();
         }

@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::Context;
 use crate::args::RetryArgs;
 use crate::carry_out::{Job, carry_out, wanted};
+use crate::connect::{Found, block_on, reach};
 use crate::exit::{CommandResult, Failure, code};
-use crate::workflow::{self, Wanted};
 use crate::which;
+use crate::workflow::{self, Wanted};
 
 /// Runs again what did not succeed.
 pub fn run(context: &Context, args: &RetryArgs) -> CommandResult {
@@ -15,8 +16,14 @@ pub fn run(context: &Context, args: &RetryArgs) -> CommandResult {
     let record = &which.record;
     let run = &which.directory.name;
     if !record.is_over() {
-        return Err(Failure::usage(format!("{run} is {}: only a run that is over can be run again", record.status))
-            .help(format!("wait for it with `scalable attach {run}`, or end it with `scalable cancel {run}`")));
+        // Its scheduler may have died without a word: what it has recorded is as good as any.
+        match block_on(reach(record))? {
+            Found::Live(_) => {
+                return Err(Failure::usage(format!("{run} is {}: only a run that is over can be run again", record.status))
+                    .help(format!("wait for it with `scalable attach {run}`, or end it with `scalable cancel {run}`")));
+            }
+            Found::Records(_) => context.ui.warn(format!("{run} was {} when its scheduler was last heard of", record.status)),
+        }
     }
     if record.status == "completed" {
         context.ui.say(format!("every task of {run} has succeeded: there is nothing to run again"));

@@ -63,7 +63,10 @@ pub fn finish_watching(context: &Context, directory: &RunDirectory, ended: Ended
     text.push_str(&format!("records  {}\n", directory.path.display()));
     if exit_code != code::OK {
         let at = context.runs_dir_option();
-        text.push_str(&format!("failures scalable report --failures{at}\nagain    scalable retry --failed {}{at}\n", directory.name));
+        if ended.progress.groups.iter().any(|group| group.failed > 0) {
+            text.push_str(&format!("failures scalable report --failures --run-id {}{at}\n", directory.name));
+        }
+        text.push_str(&format!("go on    scalable retry --failed {}{at}\n", directory.name));
     }
     if !ended.progress.note.is_empty() {
         text.push_str(&format!("note     {}\n", crate::ui::one_line(&ended.progress.note, 400)));

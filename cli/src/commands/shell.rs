@@ -9,8 +9,8 @@ use super::Context;
 use crate::args::ShellArgs;
 use crate::exit::{CommandResult, Failure};
 use crate::records::{self, TaskRecord};
-use crate::which::{self, Which};
 use crate::task_environment;
+use crate::which::{self, Which};
 
 /// Becomes the shell.
 pub fn run(context: &Context, args: &ShellArgs) -> CommandResult {

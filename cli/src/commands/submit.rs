@@ -1,6 +1,8 @@
 //! `scalable submit -- COMMAND`: one task for a scheduler that runs already.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 
 use jiff::Timestamp;
 use scalable_proto::v1;
@@ -10,11 +12,15 @@ use super::Context;
 use super::run::finish_watching;
 use crate::args::SubmitArgs;
 use crate::connect::{self, Place, block_on};
-use crate::drive::{Watched, drive};
+use crate::drive::{End, Watched, drive};
 use crate::exit::{CommandResult, Failure, code};
 use crate::interrupt::Signals;
 use crate::records::{GroupRecord, RunRecord, SCHEMA_VERSION};
 use crate::runs::{self, RunDirectory};
+use crate::ui::harmless;
+
+/// Bytes of a line that are copied at a time.
+const LINE_BYTES_MAX: u64 = 64 << 10;
 
 /// Submits the task and, unless told to detach, watches it.
 pub fn run(context: &Context, args: &SubmitArgs) -> CommandResult {
@@ -27,7 +33,12 @@ pub fn run(context: &Context, args: &SubmitArgs) -> CommandResult {
     directory.write_record(&record)?;
     let outcome = block_on(submit(context, args, &place, &directory));
     match outcome {
-        Ok(Some(ended)) => finish_watching(context, &directory, ended),
+        Ok(Some(ended)) if context.ui.json() || !matches!(ended.end, End::Over) => finish_watching(context, &directory, ended),
+        Ok(Some(ended)) => {
+            show_streams(&directory, args)?;
+            context.ui.say(format!("{} {}", directory.name, super::status::state_word(ended.progress.state())));
+            Ok(ended.exit_code())
+        }
         Ok(None) => {
             if context.ui.json() {
                 let document = json!({ "schema": "scalable.submitted.v1", "run": directory.name, "directory": directory.path });
@@ -46,6 +57,36 @@ pub fn run(context: &Context, args: &SubmitArgs) -> CommandResult {
     }
 }
 
+/// What the last attempt has written, to the streams it was written to.
+fn show_streams(directory: &RunDirectory, args: &SubmitArgs) -> Result<(), Failure> {
+    for attempt in (1..=args.retries.saturating_add(1)).rev() {
+        let open = |stream: &str| File::open(directory.file("logs").join(&args.name).join(format!("0.{attempt}.{stream}"))).ok();
+        let (stdout, stderr) = (open("stdout"), open("stderr"));
+        if stdout.is_none() && stderr.is_none() {
+            continue;
+        }
+        copy_to(stdout, io::stdout().lock(), io::stdout().is_terminal())?;
+        copy_to(stderr, io::stderr().lock(), io::stderr().is_terminal())?;
+        break;
+    }
+    Ok(())
+}
+
+fn copy_to(from: Option<File>, mut to: impl Write, terminal: bool) -> Result<(), Failure> {
+    let Some(from) = from else { return Ok(()) };
+    let mut reader = BufReader::new(from);
+    let mut line = Vec::new();
+    while Read::by_ref(&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? > 0 {
+        if terminal {
+            to.write_all(harmless(&String::from_utf8_lossy(&line)).as_bytes())?;
+        } else {
+            to.write_all(&line)?;
+        }
+        line.clear();
+    }
+    Ok(to.flush()?)
+}
+
 async fn submit(
     context: &Context,
     args: &SubmitArgs,
@@ -60,12 +101,7 @@ async fn submit(
         name: args.name.clone(),
         argv: args.command.clone(),
         env: args.env.iter().cloned().collect::<HashMap<_, _>>(),
-        resources: Some(v1::Resources {
-            milli_cpus: args.cpus,
-            memory_bytes: args.memory,
-            gpus: args.gpus,
-            custom: Vec::new(),
-        }),
+        resources: Some(v1::Resources { milli_cpus: args.cpus, memory_bytes: args.memory, gpus: args.gpus, custom: Vec::new() }),
         policy: Some(v1::Policy {
             retries: args.retries,
             timeout_ms: args.timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
@@ -75,8 +111,12 @@ async fn submit(
         directory: here.display().to_string(),
         after: Vec::new(),
     };
-    let request =
-        v1::SubmitTasks { run: directory.name.clone(), client_key: Default::default(), tasks: vec![task], directory: path.clone() };
+    let request = v1::SubmitTasks {
+        run: directory.name.clone(),
+        client_key: Default::default(),
+        tasks: vec![task],
+        directory: path.clone(),
+    };
     client.submit_tasks(request).await?;
     if args.detach {
         return Ok(None);
