@@ -62,6 +62,8 @@ impl Earlier {
     pub fn take(&self, group: &Group, at: &Place, key: &[u8; 32]) -> Option<Taken> {
         let kept = self.by_key.get(key)?;
         let objects = at.objects();
+        // Left over from an agent that was killed: attempts have numbers of their own, so nobody uses it.
+        remove_tree(&objects).ok()?;
         let taken = self.take_all(group, kept, &objects);
         if taken.is_none() {
             // It is executed as if nothing had been tried.

@@ -24,17 +24,8 @@ pub enum Event {
     Hello(Box<WorkerHello>),
     Bound,
     Control(worker_control::Body),
-    Started {
-        handle: u64,
-        attempt: u32,
-    },
-    Finished {
-        handle: u64,
-        attempt: u32,
-        report: Box<AttemptReport>,
-    },
-    /// A connection ended.
-    Closed(&'static str),
+    Started { handle: u64, attempt: u32 },
+    Finished { handle: u64, attempt: u32, report: Box<AttemptReport> },
 }
 
 /// A frame that is lost together with its connection.
@@ -149,7 +140,6 @@ impl WorkerService for Service {
                     break;
                 }
             }
-            let _ = service.events.send(Event::Closed("control"));
         });
         Ok(Response::new(UnboundedReceiverStream::new(answer)))
     }
@@ -171,7 +161,6 @@ impl WorkerService for Service {
                     break;
                 }
             }
-            let _ = service.events.send(Event::Closed("data"));
         });
         Ok(Response::new(UnboundedReceiverStream::new(answer)))
     }
@@ -330,6 +319,20 @@ impl Running {
         nix::unistd::Pid::from_raw(self.child.id() as i32)
     }
 
+    /// Waits until it handles SIGHUP, the last of its signals.
+    pub async fn handles_signals(&self) {
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < PATIENCE {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("the kernel says so");
+            if u64::from_str_radix(caught.trim(), 16).expect("hex") & 1 != 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("the worker never handles its signals");
+    }
+
     /// Waits for its end and says the exit code.
     pub async fn code(&mut self) -> Option<i32> {
         let begin = std::time::Instant::now();
@@ -372,7 +375,13 @@ impl Fake {
 
     pub fn worker(&self, arguments: &[&str]) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_scalable-worker"));
-        command.args(["--address", &self.address, "--name", "w", "--cpus", "2"]).args(arguments);
+        command.args(["--name", "w"]).args(arguments);
+        if !arguments.contains(&"--address") {
+            command.args(["--address", &self.address]);
+        }
+        if !arguments.contains(&"--cpus") {
+            command.args(["--cpus", "2"]);
+        }
         if !arguments.contains(&"--token-file") {
             command.arg("--token-file").arg(self.directory.path().join("token"));
         }
@@ -543,11 +552,11 @@ impl Fake {
     }
 
     pub async fn started(&mut self, handle: u64) {
-        self.until(|event| matches!(event, Event::Started { handle: h, .. } if *h == handle)).await;
+        self.until(|event| matches!(event, Event::Started { handle: h, attempt: 1 } if *h == handle)).await;
     }
 
     pub async fn finished(&mut self, handle: u64) -> AttemptReport {
-        let event = self.until(|event| matches!(event, Event::Finished { handle: h, .. } if *h == handle)).await;
+        let event = self.until(|event| matches!(event, Event::Finished { handle: h, attempt: 1, .. } if *h == handle)).await;
         let Event::Finished { report, .. } = event else { unreachable!("asked for") };
         *report
     }

@@ -155,7 +155,7 @@ async fn nothing_of_an_attempt_is_left_when_it_is_reported() {
     };
     let wait = "open(sys.argv[1] if len(sys.argv)>1 else '/dev/null')\n";
     let forks = "def child(hide):\n  r,w=os.pipe()\n  if os.fork()==0:\n    os.setsid()\n    if os.fork()>0: os._exit(0)\n    os.write(w,b'x')\n    \
-                 [os.execvpe('sleep',['sleep','1000'],{'PATH':os.environ['PATH']}) if hide else time.sleep(1000)]\n  os.read(r,1)\n";
+                 [os.execvpe('sleep',['sleep','1000'],dict(PATH=os.environ['PATH'])) if hide else time.sleep(1000)]\n  os.read(r,1)\n";
     fake.announce(&[
         ("group", daemon(&format!("{wait}if os.fork()==0: time.sleep(1000)")), plain()),
         ("session", daemon(&format!("{forks}child(False)")), plain()),

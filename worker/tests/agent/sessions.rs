@@ -249,6 +249,7 @@ async fn a_worker_waits_for_a_scheduler_that_is_not_there_yet() {
     let mut fake = Fake::start().await;
     let mut worker = fake.worker(&["--address", &address]);
     fake.address = address;
+    worker.handles_signals().await;
     worker.signal(Signal::SIGHUP);
     assert!(worker.child.try_wait().expect("ours").is_none());
     // Drained before it ever registered: nothing is there to wait for.
