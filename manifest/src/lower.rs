@@ -155,6 +155,10 @@ pub(crate) fn group_spec(manifest: &Manifest, task: &Task, takes: &Amounts, shap
         output: input.output.clone(),
         optional: input.optional,
         select: Some(match select(&input.select) {
+            // All of one is that one, under its own name: several lie in a directory.
+            Select::All if manifest.tasks.get(input.upstream).is_some_and(|upstream| upstream.len() == 1) => {
+                input_source::Select::Index(0)
+            }
             Select::All => input_source::Select::All(true),
             Select::Projection(projection) => input_source::Select::Projection(projection),
         }),

@@ -12,8 +12,10 @@ use crate::node::{Key, Node, Scalar, Value};
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 /// Deepest nesting of lists and mappings.
 const DEPTH_MAX: usize = 64;
-/// Most values in a document, with those that aliases repeat.
+/// Most values in a document, with those that aliases repeat and those that are kept for aliases.
 const NODES_MAX: usize = 2_000_000;
+/// Most values that aliases repeat: a few lines of text can ask for any number.
+const ALIASED_MAX: usize = 200_000;
 /// Longest key the scanner looks ahead for. Keys above the limits of names get a better message than "no colon found".
 const KEY_BYTES_MAX: usize = 1 << 20;
 
@@ -36,6 +38,7 @@ struct Builder<'s> {
     anchors: HashMap<usize, (Node, usize)>,
     root: Option<Node>,
     nodes: usize,
+    aliased: usize,
 }
 
 /// Reads one document. Nothing when it is not YAML or breaks a bound; the reason is in the sink.
@@ -45,7 +48,7 @@ pub(crate) fn parse(text: &str, sink: &mut Sink) -> Option<Node> {
     options.simple_key_max_lookahead = KEY_BYTES_MAX;
     options.flow_nesting_limit = DEPTH_MAX + 8;
     options.block_nesting_limit = DEPTH_MAX + 8;
-    let mut builder = Builder { sink, stack: Vec::new(), anchors: HashMap::new(), root: None, nodes: 0 };
+    let mut builder = Builder { sink, stack: Vec::new(), anchors: HashMap::new(), root: None, nodes: 0, aliased: 0 };
     let mut documents = 0;
     for next in Parser::new_from_str_with_options(text, options) {
         match next {
@@ -125,11 +128,17 @@ impl Builder<'_> {
                 self.add(Node { value, at: open.at }, open.anchor, open.size)
             }
             Event::Alias(id) => {
-                let Some((node, size)) = self.anchors.get(&id).cloned() else {
+                let Some(size) = self.anchors.get(&id).map(|(_, size)| *size) else {
                     return self.refuse(at, "an alias cannot stand inside what it names");
                 };
+                // Counted before anything is copied.
+                self.aliased = self.aliased.saturating_add(size);
+                if self.aliased > ALIASED_MAX {
+                    return self.refuse(at, &format!("aliases repeat more than {ALIASED_MAX} values"));
+                }
                 self.nodes = self.nodes.saturating_add(size);
                 self.bound(at)?;
+                let (node, _) = self.anchors.get(&id)?.clone();
                 self.add(node, 0, size)
             }
             _ => Some(()),
@@ -160,6 +169,8 @@ impl Builder<'_> {
         self.nodes += 1;
         self.bound(node.at)?;
         if anchor != 0 {
+            self.nodes = self.nodes.saturating_add(size);
+            self.bound(node.at)?;
             self.anchors.insert(anchor, (node.clone(), size));
         }
         let Some(open) = self.stack.last_mut() else {

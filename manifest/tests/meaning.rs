@@ -23,6 +23,7 @@ fn reads(up: &str, down: &str, input: &str) -> (String, Vec<Vec<u32>>) {
     let source = down.template.as_ref().unwrap().inputs[0].source.clone().unwrap();
     let elements = (0..down.length).map(|index| match source.select.as_ref().unwrap() {
         input_source::Select::All(true) => (0..up.length).collect(),
+        input_source::Select::Index(index) => vec![*index],
         input_source::Select::Projection(projection) => {
             // The core walks the axes in their order: that must be index order too.
             let found = projection_upstream(projection, index).unwrap();
@@ -40,7 +41,8 @@ fn reads(up: &str, down: &str, input: &str) -> (String, Vec<Vec<u32>>) {
     let elements = elements.collect();
     // What it reads is what it waits for.
     match (down.dependencies[0].kind.as_ref().unwrap(), source.select.as_ref().unwrap()) {
-        (dependency::Kind::Whole(_), input_source::Select::All(true)) => {}
+        (dependency::Kind::Whole(_), input_source::Select::All(true)) => assert_ne!(up.length, 1, "all of one is that one"),
+        (dependency::Kind::Whole(_), input_source::Select::Index(0)) => assert_eq!(up.length, 1),
         (dependency::Kind::Projection(one), input_source::Select::Projection(two)) => assert_eq!(one, two),
         other => panic!("{other:?}"),
     }
@@ -369,7 +371,8 @@ fn a_stub_is_one_element_a_group() {
         let space = Space::with_length(group.parameters.as_ref().unwrap(), group.length).unwrap();
         assert!(group.name != "simulate" || space.element_name(0) == "scenario=rcp26,member=0");
         assert!(group.dependencies.iter().all(|d| matches!(d.kind, Some(dependency::Kind::Whole(_)))));
-        assert!(template.inputs.iter().all(|i| i.source.as_ref().unwrap().select == Some(input_source::Select::All(true))));
+        let all = [Some(input_source::Select::All(true)), Some(input_source::Select::Index(0))];
+        assert!(template.inputs.iter().all(|i| all.contains(&i.source.as_ref().unwrap().select)));
     }
 }
 

@@ -21,6 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Window of every stream and connection: enough for the largest frame on loopback and in a cluster.
 const HTTP2_WINDOW_BYTES: u32 = 4 << 20;
+/// Longest wait for the last frames to go out, on loopback.
+const GOODBYE_WITHIN: Duration = Duration::from_millis(200);
 
 fn main() -> Result<()> {
     let options = Options::parse();
@@ -101,9 +103,10 @@ async fn run(options: Options) -> Result<()> {
             let _ = tokio::time::timeout(Duration::from_secs(10), gone).await;
         }
     }
-    // Goodbyes are on their way: the server ends when its streams have.
+    // Goodbyes are on their way: the server ends when its streams have. A peer that keeps its connection, or makes a new one in this
+    // moment, is not waited for.
     let _ = served.send(());
-    let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
+    let _ = tokio::time::timeout(GOODBYE_WITHIN, server).await;
     let _ = records_thread.join();
     drop(stop_sender);
     Ok(())

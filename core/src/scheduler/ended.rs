@@ -1,6 +1,6 @@
 //! Sessions that are over, remembered for a while: their late messages are void and known to be, and `explain` has a reason.
 
-use crate::ids::{Micros, SessionId};
+use crate::ids::SessionId;
 use crate::messages::WorkerState;
 use std::collections::VecDeque;
 
@@ -12,7 +12,6 @@ pub(super) struct Ended {
     pub(super) pool: String,
     pub(super) state: WorkerState,
     pub(super) reason: String,
-    pub(super) at: Micros,
 }
 
 /// The latest ends, bounded.
@@ -41,10 +40,5 @@ impl EndedSessions {
     /// The latest of this name.
     pub(super) fn find_name(&self, name: &str) -> Option<&Ended> {
         self.latest.iter().rev().find(|ended| ended.name == name)
-    }
-
-    /// The latest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Ended> {
-        self.latest.iter().rev()
     }
 }

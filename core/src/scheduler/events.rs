@@ -2,11 +2,12 @@
 
 use super::Scheduler;
 use super::depend::End;
+use super::lease::Tell;
 use super::mutation::Mutation;
 use super::rows::{Place, Row};
 use super::task_table::{TaskEvent, TaskState};
 use crate::ids::{Handle, Micros, SessionId};
-use crate::messages::{EventKind, Finish, Outbox, OutcomeClass, Output, WorkerEvent};
+use crate::messages::{EventKind, Finish, Outbox, OutcomeClass, Output, WorkerEvent, WorkerState};
 
 impl Scheduler {
     /// Takes a worker's batch of events.
@@ -16,20 +17,17 @@ impl Scheduler {
             return;
         };
         for event in events {
-            // A session that broke the protocol ends in the middle of its batch; what follows is void.
-            let current = self.sessions.get(&session) == Some(&worker);
-            let slot = if current { self.fenced_row(worker, event.handle, Some(event.attempt)) } else { None };
-            match (slot, event.kind) {
+            match (self.fenced_row(worker, event.handle, Some(event.attempt)), &event.kind) {
                 (Some(slot), EventKind::Started) => self.started(now, slot, out),
-                (Some(slot), EventKind::Finished(finish)) => self.finished(now, slot, &finish, out),
-                (None, EventKind::Started) if current => {
-                    self.counts.fenced += 1;
-                    out.push(Output::CancelAttempts { session, handles: vec![event.handle] });
+                (Some(slot), EventKind::Finished(finish)) => self.finished(now, slot, finish, out),
+                (None, kind) => {
+                    if *kind == EventKind::Started {
+                        out.push(Output::CancelAttempts { session, handles: vec![event.handle] });
+                    }
+                    self.void(&event, out);
                 }
-                (None, kind) => self.void(&WorkerEvent { kind, ..event }, out),
             }
         }
-        self.promote(worker);
     }
 
     /// An event of an attempt that is not current any more.
@@ -61,12 +59,12 @@ impl Scheduler {
             let shapes = &self.shapes;
             let Some(book) = self.workers[worker as usize].as_mut() else { return };
             let of = |id: crate::ids::ShapeId| shapes.get(id.0).cloned().unwrap_or_default();
-            if !book.make_room(&mut self.rows, slot, &shape, of) {
-                let reason = format!("worker '{}' executes more than its capacity holds", book.name);
-                self.lose(now, worker, &reason, out);
-                return;
+            if book.make_room(&mut self.rows, slot, &shape, of) {
+                book.hold(&mut self.rows, slot, &shape);
+            } else {
+                book.unheld += 1;
             }
-            book.hold(&mut self.rows, slot, &shape);
+            self.changed.insert(worker);
         } else if prompt {
             self.measure_round_trip(worker, now.saturating_sub(since));
         }
@@ -93,7 +91,21 @@ impl Scheduler {
         match finish.class {
             OutcomeClass::Succeeded => self.commit(slot, finish, out),
             _ if state == TaskState::Cancelling => self.end_cancelled(slot, Some(finish), Some(finish.token), out),
-            class => self.attempt_failed(now, slot, as_reported(class), Some(finish), out),
+            class => {
+                self.attempt_failed(now, slot, as_reported(class), Some(finish), out);
+                if class == OutcomeClass::Preempted {
+                    self.hands_back(worker, out);
+                }
+            }
+        }
+    }
+
+    /// Only a worker that drains hands back what it was sent; its own word for that travels on the other connection and may come
+    /// later. Without this it would be sent the same tasks again until then.
+    fn hands_back(&mut self, worker: u32, out: &mut Outbox) {
+        if self.worker(worker).state == WorkerState::Active {
+            let session = self.worker(worker).session;
+            self.drain(self.now, session, Tell::Worker, out);
         }
     }
 
@@ -183,11 +195,11 @@ impl Scheduler {
         group.memos.entry(row.index).or_default().attempts = row.attempt - u32::from(reuse);
     }
 
-    /// Reserves room on a worker for what it was sent ahead, in its order.
+    /// Reserves room on a worker for what it executes or was sent ahead of room.
     pub(super) fn promote(&mut self, worker: u32) {
         let shapes = &self.shapes;
         if let Some(book) = self.workers[worker as usize].as_mut()
-            && book.prefetched.len > 0
+            && book.prefetched.len + book.unheld > 0
         {
             book.promote(&mut self.rows, |id| shapes.get(id.0).cloned().unwrap_or_default());
         }

@@ -3,7 +3,7 @@
 use super::depend::Upstream;
 use super::interval_set::IntervalSet;
 use super::ready::ClassKey;
-use crate::ids::{GroupId, Micros, RunId, ShapeId, TaskRef};
+use crate::ids::{GroupId, Micros, RunId, SessionId, ShapeId, TaskRef};
 use crate::messages::{OutcomeClass, RunEnd};
 use crate::resources::{ResourceName, Resources};
 use crate::spec::Policy;
@@ -58,6 +58,8 @@ pub(super) struct Failure {
     pub(super) class: OutcomeClass,
     pub(super) exit_code: Option<i32>,
     pub(super) attempt: u32,
+    /// Where it was.
+    pub(super) session: SessionId,
 }
 
 /// A group.

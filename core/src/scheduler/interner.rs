@@ -56,9 +56,4 @@ impl<T: Clone + Eq + Hash> Interner<T> {
     pub(super) fn find(&self, value: &T) -> Option<u32> {
         self.numbers.get(value).copied()
     }
-
-    /// Values that have users.
-    pub(super) fn len(&self) -> usize {
-        self.values.len()
-    }
 }

@@ -63,6 +63,7 @@ impl Scheduler {
             prefetched: Default::default(),
             executing: Default::default(),
             leaving: Default::default(),
+            unheld: 0,
             prefetched_shapes: Default::default(),
             reserved: false,
             alone: false,
@@ -168,7 +169,7 @@ impl Scheduler {
             return self.lose(now, slot, "the session ended with attempts left on the worker", out);
         }
         self.session_event(slot, SessionEvent::Leave, out);
-        self.remove_worker(now, slot, "said goodbye");
+        self.remove_worker(slot, "said goodbye");
     }
 
     /// The provider says that the worker of this name is dead.
@@ -204,11 +205,11 @@ impl Scheduler {
         if let Some(pool) = self.pool_mut(&pool) {
             pool.lost += 1;
         }
-        self.remove_worker(now, slot, reason);
+        self.remove_worker(slot, reason);
     }
 
     /// Forgets a session that is over, but for a note of how it ended.
-    fn remove_worker(&mut self, now: Micros, slot: u32, reason: &str) {
+    fn remove_worker(&mut self, slot: u32, reason: &str) {
         let Some(worker) = self.workers[slot as usize].take() else { return };
         debug_assert_eq!(worker.rows(), 0);
         self.free_workers.push(slot);
@@ -231,7 +232,6 @@ impl Scheduler {
             pool: worker.pool,
             state: worker.state,
             reason: reason.to_owned(),
-            at: now,
         });
     }
 

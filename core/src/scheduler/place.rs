@@ -280,6 +280,10 @@ impl Scheduler {
     /// Finds, or keeps free, a worker for a task that is to run alone.
     fn place_alone(&mut self, pick: &Pick, now: Micros, out: &mut Outbox) {
         let Pick { key, group: id, .. } = *pick;
+        if self.allowance(id).0 == 0 {
+            // Another group has taken the last of the run's totals since this one was listed.
+            return self.index_group(id);
+        }
         let reserved = self.classes.get(&key).and_then(|class| class.reserved);
         let idle = |scheduler: &Scheduler, slot: u32| scheduler.worker(slot).rows() == 0;
         let chosen = match reserved {

@@ -60,6 +60,9 @@ impl Projection {
         if axes.len() > AXES_MAX {
             return Err(format!("it has {} axes and the limit is {AXES_MAX}", axes.len()));
         }
+        if upstream_length == 0 || downstream_length == 0 {
+            return Self::empty(axes, upstream_length, downstream_length);
+        }
         if axes.iter().any(|axis| axis.upstream_stride == 0 && axis.downstream_stride == 0 && axis.length != 1) {
             return Err("it has an axis that moves neither index".to_owned());
         }
@@ -83,6 +86,23 @@ impl Projection {
         let identity = upstream_length == downstream_length
             && axes.iter().all(|axis| axis.length == 1 || axis.upstream_stride == axis.downstream_stride);
         Ok(Projection { axes: axes.to_vec(), fan_in, outer, block, identity })
+    }
+
+    /// A projection from or to a group without elements: an axis without steps makes strides 0 wherever it is, so only the
+    /// other group's axes can be checked. Nothing waits for anything.
+    fn empty(axes: &[Axis], upstream_length: u32, downstream_length: u32) -> Result<Self, String> {
+        if axes.iter().all(|axis| axis.length > 0) {
+            return Err("one of the groups has no element but every axis has some".to_owned());
+        }
+        if upstream_length > 0 {
+            spans(axes.iter().map(|axis| (axis.length, axis.upstream_stride)), upstream_length)
+                .map_err(|what| format!("upstream {what}"))?;
+        }
+        if downstream_length > 0 {
+            spans(axes.iter().map(|axis| (axis.length, axis.downstream_stride)), downstream_length)
+                .map_err(|what| format!("downstream {what}"))?;
+        }
+        Ok(Projection { axes: axes.to_vec(), fan_in: 0, outer: Vec::new(), block: 0, identity: false })
     }
 
     /// True when an upstream range makes the same downstream range.

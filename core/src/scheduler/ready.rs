@@ -188,9 +188,11 @@ impl Scheduler {
         grown
     }
 
-    /// Offers every worker whose room has changed to the classes it serves.
+    /// Follows what workers do with room that has become free, and offers those that may have some left to the classes they
+    /// serve.
     pub(super) fn offer_changed(&mut self) {
         for slot in std::mem::take(&mut self.changed) {
+            self.promote(slot);
             let Some(worker) = self.workers[slot as usize].as_ref() else { continue };
             if worker.state != crate::messages::WorkerState::Active {
                 continue;

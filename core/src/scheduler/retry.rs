@@ -43,7 +43,10 @@ impl Scheduler {
         let next = decide(&mut detail, &policy, class, finish, now, memory, largest, alone && executing);
         detail.last = match class {
             OutcomeClass::Preempted => detail.last,
-            _ => Some(Failure { class, exit_code: finish.and_then(|finish| finish.exit_code), attempt }),
+            _ => {
+                let class = if let Next::GiveUp(class) = next { class } else { class };
+                Some(Failure { class, exit_code: finish.and_then(|finish| finish.exit_code), attempt, session })
+            }
         };
         detail.backoff_until = match next {
             Next::Later(until) => Some(until),

@@ -94,9 +94,9 @@ impl Scheduler {
                 if let Some(book) = self.workers[worker as usize].as_mut() {
                     book.move_row(&mut self.rows, slot, to);
                 }
+                self.changed.insert(worker);
             }
         }
-        self.promote(worker);
     }
 
     fn given_back(&mut self, now: Micros, slot: u32, out: &mut Outbox) {

@@ -48,14 +48,14 @@ impl Scheduler {
             out.push(Output::Submitted { client_key, run, first_group, known: true });
             return;
         }
-        let checked = self.check_run(&spec).and_then(|()| upstreams(&spec));
+        let checked = self.accept_run(&spec).and_then(|()| upstreams(&spec));
         match checked {
             Ok(upstreams) => self.add_run(spec, upstreams, out),
             Err((code, message)) => out.push(Output::Refused { client_key, code, message }),
         }
     }
 
-    fn check_run(&self, spec: &RunSpec) -> Result<(), Refusal> {
+    fn accept_run(&self, spec: &RunSpec) -> Result<(), Refusal> {
         if let Some(what) = bad_name(&spec.name) {
             return Err(("E_NAME", format!("the run's name {:?} {what}", shown(&spec.name))));
         }
@@ -112,7 +112,7 @@ impl Scheduler {
         }
         let mut names: FxHashSet<&str> = FxHashSet::default();
         for (ordinal, group) in spec.groups.iter().enumerate() {
-            self.check_group(spec, ordinal, group)?;
+            self.accept_group(spec, ordinal, group)?;
             if !names.insert(&group.name) {
                 return Err(("E_GROUP_EXISTS", format!("two groups are named '{}'", group.name)));
             }
@@ -120,7 +120,7 @@ impl Scheduler {
         Ok(())
     }
 
-    fn check_group(&self, spec: &RunSpec, ordinal: usize, group: &GroupSpec) -> Result<(), Refusal> {
+    fn accept_group(&self, spec: &RunSpec, ordinal: usize, group: &GroupSpec) -> Result<(), Refusal> {
         for (kind, name) in [("group", &group.name), ("component", &group.component)] {
             if let Some(what) = bad_name(name) {
                 return Err(("E_NAME", format!("the {kind} name {:?} of group {ordinal} {what}", shown(name))));

