@@ -198,9 +198,10 @@ impl Scheduler {
                 continue;
             }
             for (key, class) in &mut self.classes {
-                if worker.serves(key.component) && class.candidates.insert(slot) && !class.entries.is_empty() {
-                    self.open.insert(*key);
-                } else if !class.entries.is_empty() && class.candidates.contains(&slot) {
+                if worker.serves(key.component) {
+                    class.candidates.insert(slot);
+                }
+                if !class.entries.is_empty() && class.candidates.contains(&slot) {
                     self.open.insert(*key);
                 }
             }
