@@ -8,6 +8,7 @@ use super::rows::{Place, Row};
 use super::task_table::{TaskEvent, TaskState};
 use crate::ids::{Handle, Micros, SessionId};
 use crate::messages::{EventKind, Finish, Outbox, OutcomeClass, Output, WorkerEvent, WorkerState};
+use crate::resources::Resources;
 
 impl Scheduler {
     /// Takes a worker's batch of events.
@@ -81,12 +82,9 @@ impl Scheduler {
 
     fn finished(&mut self, now: Micros, slot: u32, finish: &Finish, out: &mut Outbox) {
         let row = self.rows.get(slot);
-        let (state, place, worker, prompt, since, task) = (row.state, row.place, row.worker, row.prompt, row.since, row.task());
-        if matches!(finish.class, OutcomeClass::Succeeded | OutcomeClass::AppError) {
-            self.group_mut(task.group).measure(finish.wall, finish.cpu);
-            if place == Place::Admitted && prompt {
-                self.measure_round_trip(worker, now.saturating_sub(since).saturating_sub(finish.wall));
-            }
+        let (state, place, worker, prompt, since) = (row.state, row.place, row.worker, row.prompt, row.since);
+        if place == Place::Admitted && prompt && has_executed(finish.class) {
+            self.measure_round_trip(worker, now.saturating_sub(since).saturating_sub(finish.wall));
         }
         match finish.class {
             OutcomeClass::Succeeded => self.commit(slot, finish, out),
@@ -121,17 +119,13 @@ impl Scheduler {
             return;
         }
         if !self.mutations.has(Mutation::CommitTwice) {
-            self.close_row(slot, Some(finish.cpu));
-        }
-        let group = self.group_mut(task.group);
-        if !group.memos.is_empty()
-            && let Some(memo) = group.memos.get_mut(&task.index)
-        {
-            memo.detail = None;
+            self.close_row(slot, Some(finish));
         }
         out.push(Output::Committed { task, attempt, session, token: finish.token });
         self.note_end(task.group, task.index, task.index + 1, End::Succeeded);
-        self.open_groups(task, finish.length, out);
+        if task.index == 0 {
+            self.open_groups(task, finish.length, out);
+        }
     }
 
     /// A cancelled attempt is over, whatever became of it.
@@ -139,7 +133,7 @@ impl Scheduler {
         let row = self.rows.get(slot);
         let session = self.worker(row.worker).session;
         self.counts.task(row.state, TaskEvent::EndCancelled, 1);
-        let row = self.close_row(slot, finish.map(|finish| finish.cpu));
+        let row = self.close_row(slot, finish);
         self.remember_attempt(&row, false);
         self.report_cancelled(&row, session, token, out);
     }
@@ -153,36 +147,43 @@ impl Scheduler {
     }
 
     /// Gives up an attempt's row: its resources, its place on the worker, its part of limits and totals. What becomes of the
-    /// task is the caller's business. `cpu` is what it has used, where that is known.
-    pub(super) fn close_row(&mut self, slot: u32, cpu: Option<Micros>) -> Row {
+    /// task is the caller's business. `finish` is what was reported of it, if anything.
+    pub(super) fn close_row(&mut self, slot: u32, finish: Option<&Finish>) -> Row {
         let row = self.rows.get(slot).clone();
-        let shape = match row.holds {
-            true => self.shape_of(row.shape),
-            false => Default::default(),
-        };
-        let forget = self.mutations.has(Mutation::ForgetRelease);
         let worker = self.workers[row.worker as usize].as_mut().expect("a live row's worker is live");
-        if !forget {
-            worker.release(&mut self.rows, slot, &shape);
+        if !self.mutations.has(Mutation::ForgetRelease) {
+            let shape = self.shapes.get(row.shape.0).expect("a shape is known as long as the runs that use it");
+            worker.release(&mut self.rows, slot, shape);
         }
         worker.unlink(&mut self.rows, slot);
         worker.alone = false;
-        self.changed.insert(row.worker);
+        if self.last_changed != Some(row.worker) {
+            self.last_changed = Some(row.worker);
+            self.changed.insert(row.worker);
+        }
         self.rows.free(slot);
 
         let group = self.groups.get_mut(&row.group).expect("a row's group is known as long as the row lives");
         group.dispatched.remove(&row.index);
         group.running -= u32::from(row.place == Place::Executing);
-        let run_id = group.run;
-        let limited = group.max_parallel > 0 || !group.totals.is_empty();
-        if let Some(run) = self.runs.get_mut(&run_id) {
-            run.charged = run.charged.saturating_sub(u64::from(row.estimate)).saturating_add(cpu.unwrap_or(0));
+        if let Some(finish) = finish.filter(|finish| has_executed(finish.class)) {
+            group.measure(finish.wall, finish.cpu);
+            if finish.class == OutcomeClass::Succeeded
+                && !group.memos.is_empty()
+                && let Some(memo) = group.memos.get_mut(&row.index)
+            {
+                memo.detail = None;
+            }
+        }
+        let used = finish.map_or(0, |finish| finish.cpu);
+        if let Some(run) = self.runs.get_mut(&group.run) {
+            run.charged = run.charged.saturating_sub(u64::from(row.estimate)).saturating_add(used);
             for &(name, amount) in &group.totals {
-                let part = crate::resources::Resources { custom: [(name, amount)].into_iter().collect(), ..Default::default() };
+                let part = Resources { custom: [(name, amount)].into_iter().collect(), ..Resources::default() };
                 run.totals_used.remove(&part);
             }
         }
-        if limited {
+        if group.max_parallel > 0 || !group.totals.is_empty() {
             self.limits_changed.push(row.group);
         }
         row
@@ -214,6 +215,11 @@ impl Scheduler {
             });
         }
     }
+}
+
+/// Whether an end of this class says how long such tasks execute.
+fn has_executed(class: OutcomeClass) -> bool {
+    matches!(class, OutcomeClass::Succeeded | OutcomeClass::AppError)
 }
 
 /// Classes that only the scheduler may say are taken for the nearest thing a worker can mean.

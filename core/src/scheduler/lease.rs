@@ -217,6 +217,7 @@ impl Scheduler {
         self.sessions.remove(&worker.session);
         self.worker_names.remove(&worker.name);
         self.changed.remove(&slot);
+        self.last_changed = None;
         self.idle_check.retain(|idle| *idle != slot);
         for component in worker.components {
             self.components.release(component);

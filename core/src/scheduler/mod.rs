@@ -173,7 +173,10 @@ pub struct Scheduler {
 
     // Within a step; empty between steps.
     settling: VecDeque<Settled>,
+    /// Workers whose room has changed.
     changed: BTreeSet<u32>,
+    /// The one that was added last: a batch of ends adds its worker once.
+    last_changed: Option<u32>,
     unreserved: Vec<u32>,
     idle_check: Vec<u32>,
     limits_changed: Vec<GroupId>,
@@ -212,6 +215,7 @@ impl Scheduler {
             pools: BTreeMap::new(),
             settling: VecDeque::new(),
             changed: BTreeSet::new(),
+            last_changed: None,
             unreserved: Vec::new(),
             idle_check: Vec::new(),
             limits_changed: Vec::new(),

@@ -191,6 +191,7 @@ impl Scheduler {
     /// Follows what workers do with room that has become free, and offers those that may have some left to the classes they
     /// serve.
     pub(super) fn offer_changed(&mut self) {
+        self.last_changed = None;
         for slot in std::mem::take(&mut self.changed) {
             self.promote(slot);
             let Some(worker) = self.workers[slot as usize].as_ref() else { continue };

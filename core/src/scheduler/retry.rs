@@ -59,7 +59,7 @@ impl Scheduler {
             Next::GiveUp(_) => TaskEvent::GiveUp,
         };
         self.counts.task(state, event, 1);
-        let row = self.close_row(slot, finish.map(|finish| finish.cpu));
+        let row = self.close_row(slot, finish);
         let again = !matches!(next, Next::GiveUp(_)) && !self.no_new_starts(task);
         self.remember_attempt(&row, again);
         let group = self.group_mut(task.group);
