@@ -476,7 +476,7 @@ impl Session {
 async fn broken_for_good(broken: Option<&(Error, Instant)>) -> Error {
     match broken {
         Some((error, until)) => {
-            tokio::time::sleep_until((*until).into()).await;
+            tokio::time::sleep_until(*until).await;
             error.clone()
         }
         None => std::future::pending().await,

@@ -51,6 +51,7 @@ pub struct Identity {
 
 /// What the agent has to know.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a frame, moved once and never kept")]
 pub enum Said {
     /// A session began; whatever an earlier one had asked for is void.
     NewSession,

@@ -160,7 +160,7 @@ fn parse(line: &[u8]) -> Option<([u8; 32], Vec<Kept>)> {
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let text = text.strip_prefix("blake3:").unwrap_or(text);
-    if text.len() % 2 != 0 || !text.is_ascii() {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
