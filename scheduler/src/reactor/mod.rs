@@ -350,9 +350,9 @@ impl Reactor {
             Output::Refused { client_key, code, message } => self.refused(client_key, code, message),
             Output::Dispatch { session, dispatch } => self.dispatch(session, dispatch),
             Output::Retract { session, handles } => {
-                self.to_worker(session, |handles| v1::scheduler_control::Body::Retract(v1::Retract { handles }), &handles)
+                self.tell_worker(session, |handles| v1::scheduler_control::Body::Retract(v1::Retract { handles }), &handles)
             }
-            Output::CancelAttempts { session, handles } => self.to_worker(
+            Output::CancelAttempts { session, handles } => self.tell_worker(
                 session,
                 |handles| v1::scheduler_control::Body::Cancel(v1::CancelAttempts { handles, reason: "cancelled".to_owned() }),
                 &handles,

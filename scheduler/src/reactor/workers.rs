@@ -404,7 +404,7 @@ impl Reactor {
         }
     }
 
-    pub(super) fn to_worker(
+    pub(super) fn tell_worker(
         &mut self,
         session: SessionId,
         body: impl FnOnce(Vec<u64>) -> v1::scheduler_control::Body,
