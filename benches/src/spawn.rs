@@ -12,6 +12,7 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -158,14 +159,14 @@ fn spawn_loop(count: u32, argv: &[&CStr]) -> Result<()> {
 /// The lane alone, as the reactor drives it: two processes at a time, the next one started when one has ended.
 fn lane(count: u32, argv: &[&str]) -> Result<Duration> {
     let mut lane = Lane::new(None, Strangers::Leave)?;
-    let environment: Vec<CString> =
+    let environment: Arc<[CString]> =
         std::env::vars().filter_map(|(name, value)| CString::new(format!("{name}={value}")).ok()).collect();
     let (mut started, mut ended) = (0, 0);
     let mut events = Vec::new();
     let begin = Instant::now();
     while ended < count {
         while started < count && lane.len() < SLOTS as usize {
-            let prepared = Prepared::new(argv.iter().map(OsStr::new), environment.clone(), None)?;
+            let prepared = Prepared::new(argv.iter().map(OsStr::new), environment.clone(), Vec::new(), None)?;
             let (stdout, stderr) = (Stream::Capture, Stream::Capture);
             let job = Job { serial: u64::from(started), prepared, stdin: None, stdout, stderr, cgroup: None, marker: Vec::new() };
             lane.start(job)?;

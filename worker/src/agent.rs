@@ -254,6 +254,7 @@ impl Agent {
             self.lane.sweep(&mut events);
             self.lane_events = events;
             self.take_lane_events();
+            self.poll_lane();
         }
         self.leave(now);
     }

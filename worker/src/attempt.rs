@@ -316,17 +316,17 @@ pub fn command(order: &Order, group: &Group, staged: Option<&Staged>) -> Result<
         (StartIn::Work, Some(staged)) => Some(staged.work.as_path()),
         _ => group.run.base_directory.as_deref(),
     };
-    let own = own_environment(order, group, staged);
-    let ours = own.iter().map(|(name, value)| (format!("SCALABLE_{name}"), value.clone()));
+    let ours = own_environment(order, group, staged).into_iter().map(|(name, value)| (format!("SCALABLE_{name}"), value));
     let theirs = rendered.env.into_iter().filter(|(name, _)| !is_ours(name));
     let set: Vec<(String, OsString)> = ours.chain(theirs).collect();
-    let mut environment = group.environment.clone();
+    let mut own = Vec::with_capacity(set.len());
     for (name, value) in &set {
         let entry = [name.as_bytes(), b"=", value.as_bytes()].concat();
-        environment.push(CString::new(entry).map_err(|_| format!("the environment variable {name} contains a NUL byte"))?);
+        own.push(CString::new(entry).map_err(|_| format!("the environment variable {name} contains a NUL byte"))?);
     }
     let argv: Vec<&OsStr> = rendered.argv.iter().map(OsString::as_os_str).collect();
-    let prepared = Prepared::new(argv.iter().copied(), environment, directory).map_err(|error| error.to_string())?;
+    let prepared =
+        Prepared::new(argv.iter().copied(), group.environment.clone(), own, directory).map_err(|error| error.to_string())?;
     let words = quote_argv(&argv);
     let rerun = match directory {
         Some(directory) => format!("cd {} && {words}", quote_argv(&[directory])),

@@ -73,7 +73,7 @@ pub struct Group {
     /// Inputs whose list of paths is a file the command names.
     pub lists: BTreeSet<String>,
     /// The agent's environment without what the template sets itself.
-    pub environment: Vec<CString>,
+    pub environment: Arc<[CString]>,
     /// Why no attempt of it can start.
     pub refusal: Option<String>,
 }

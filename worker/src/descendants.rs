@@ -2,10 +2,13 @@
 //! snapshot that may be old when it is read; callers repeat until nothing is left.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::os::unix::fs::FileExt;
 
 /// Most processes one walk looks at.
 pub const PROCESSES_MAX: usize = 1 << 16;
+
+/// Bytes the kernel gives at most in one reading of a list.
+const BUFFER_BYTES: usize = 2048;
 
 /// The children list of one thread, kept open: reading it again is one system call.
 #[derive(Debug)]
@@ -42,11 +45,22 @@ impl Children {
     /// The children that exist now. One that ends while the list is read may hide another one, until the next reading.
     pub fn read(&mut self, out: &mut Vec<i32>) {
         out.clear();
-        for file in &mut self.files {
-            self.buffer.clear();
-            if file.rewind().and_then(|()| file.read_to_end(&mut self.buffer)).is_ok() {
-                numbers(&self.buffer, out);
+        for file in &self.files {
+            let mut filled = 0;
+            loop {
+                if filled == self.buffer.len() {
+                    self.buffer.resize(filled.max(BUFFER_BYTES) * 2, 0);
+                }
+                match file.read_at(&mut self.buffer[filled..], filled as u64) {
+                    Ok(0) | Err(_) => break,
+                    Ok(count) => filled += count,
+                }
+                // The kernel fills what it is given up to a page: less is the end.
+                if filled < BUFFER_BYTES {
+                    break;
+                }
             }
+            numbers(&self.buffer[..filled], out);
         }
     }
 }

@@ -123,6 +123,9 @@ pub struct End {
 #[derive(Debug)]
 struct Pipe {
     file: File,
+    /// Our own copy of the other end. While it is open the process's end closes nothing, and the reactor is not woken for that a
+    /// moment before it is woken for the end itself.
+    _write: File,
     unwritten: usize,
     paused: bool,
 }
@@ -243,8 +246,10 @@ impl Lane {
             wait(pid, 0);
             return Err(error);
         }
-        let pipe = |file: Option<File>| file.map(|file| Pipe { file, unwritten: 0, paused: false });
-        let pipes = [pipe(out_read), pipe(err_read)];
+        let pipe = |read: Option<File>, write: Option<File>| {
+            read.zip(write).map(|(file, write)| Pipe { file, _write: write, unwritten: 0, paused: false })
+        };
+        let pipes = [pipe(out_read, out_write), pipe(err_read, err_write)];
         self.processes.insert(serial, Process { child, pipes, marker, ended: None });
         Ok(pid)
     }
@@ -304,16 +309,17 @@ impl Lane {
         }
     }
 
-    /// Takes what happened. Never waits. True when something had, and so there may be more.
+    /// Takes what happened. Never waits. True when there may be more at once; otherwise [`Lane::fd`] becomes readable again for
+    /// whatever happens from now on (it is enough to hear of changes).
     pub fn poll(&mut self, out: &mut Vec<LaneEvent>) -> bool {
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
-        let (mut ended, mut orphan_ended) = (Vec::new(), false);
+        let (mut ended, mut orphan_ended, mut more) = (Vec::new(), false, count == EVENTS_MAX);
         for event in &events[..count] {
             let token = event.data();
             match token & 3 {
-                KIND_STDOUT => self.read(token >> 2, Which::Stdout, out),
-                KIND_STDERR => self.read(token >> 2, Which::Stderr, out),
+                KIND_STDOUT => more |= self.read(token >> 2, Which::Stdout, out),
+                KIND_STDERR => more |= self.read(token >> 2, Which::Stderr, out),
                 KIND_ORPHAN => {
                     self.orphan_ended((token >> 2) as i32);
                     orphan_ended = true;
@@ -327,7 +333,7 @@ impl Lane {
         if orphan_ended || !ended.is_empty() {
             self.settle_orphans(out);
         }
-        count > 0
+        more
     }
 
     /// Looks for strangers whose time is over, and for orphans a reading has missed. Called now and then.
@@ -335,10 +341,11 @@ impl Lane {
         self.settle_orphans(out);
     }
 
-    fn read(&mut self, serial: u64, which: Which, out: &mut Vec<LaneEvent>) {
-        let Some(process) = self.processes.get_mut(&serial) else { return };
+    /// True when there may be more to read.
+    fn read(&mut self, serial: u64, which: Which, out: &mut Vec<LaneEvent>) -> bool {
+        let Some(process) = self.processes.get_mut(&serial) else { return false };
         let (at, kind) = place(which);
-        let Some(pipe) = &mut process.pipes[at] else { return };
+        let Some(pipe) = &mut process.pipes[at] else { return false };
         match pipe.file.read(&mut self.buffer) {
             Ok(0) => process.pipes[at] = None,
             Ok(count) => {
@@ -349,10 +356,13 @@ impl Lane {
                     let _ = self.epoll.modify(&pipe.file, &mut none);
                 }
                 out.push(LaneEvent::Output { serial, which, bytes: self.buffer[..count].to_vec() });
+                return count == READ_BYTES;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock || error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
             Err(_) => process.pipes[at] = None,
         }
+        false
     }
 
     /// Reads what is left in the pipes of a process that has ended.

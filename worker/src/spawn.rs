@@ -25,6 +25,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 /// Bytes of a child's stack before `execve`. It calls nothing that recurses; a page would do.
@@ -38,7 +39,10 @@ pub struct Prepared {
     /// Paths to try, in order: the program itself, or its name in every directory of `PATH`.
     candidates: Vec<CString>,
     argv: Vec<CString>,
-    env: Vec<CString>,
+    /// What all attempts of a group share.
+    environment: Arc<[CString]>,
+    /// What this one has on top.
+    own: Vec<CString>,
     directory: Option<CString>,
 }
 
@@ -48,34 +52,36 @@ pub struct Prepared {
 pub struct NulError(&'static str);
 
 impl Prepared {
-    /// Lays out a command. A program without a slash is looked for in the `PATH` of `env` (else of the system's default).
+    /// Lays out a command. Its environment is `environment` and `own`, which must not name a variable twice. A program without a
+    /// slash is looked for in their `PATH` (else in the system's default).
     ///
     /// # Errors
     /// A NUL byte inside any of the strings.
-    pub fn new<'a, A, E>(argv: A, env: E, directory: Option<&Path>) -> Result<Self, NulError>
-    where
-        A: IntoIterator<Item = &'a OsStr>,
-        E: IntoIterator<Item = CString>,
-    {
+    pub fn new<'a>(
+        argv: impl IntoIterator<Item = &'a OsStr>,
+        environment: Arc<[CString]>,
+        own: Vec<CString>,
+        directory: Option<&Path>,
+    ) -> Result<Self, NulError> {
         let argv = argv
             .into_iter()
             .map(|arg| CString::new(arg.as_bytes()).map_err(|_| NulError("an argument")))
             .collect::<Result<Vec<_>, _>>()?;
-        let env: Vec<CString> = env.into_iter().collect();
         let directory = directory.map(|d| CString::new(d.as_os_str().as_bytes())).transpose();
         let directory = directory.map_err(|_| NulError("the directory"))?;
         let program = argv.first().map(|a| a.as_bytes()).unwrap_or_default();
         let candidates = if program.contains(&b'/') || program.is_empty() {
             argv.first().cloned().into_iter().collect()
         } else {
-            let path = env.iter().find_map(|e| e.as_bytes().strip_prefix(b"PATH=")).unwrap_or(b"/bin:/usr/bin");
+            let all = own.iter().chain(environment.iter());
+            let path = all.map(|e| e.as_bytes()).find_map(|e| e.strip_prefix(b"PATH=")).unwrap_or(b"/bin:/usr/bin");
             let in_directory = |directory: &[u8]| {
                 let directory: &[u8] = if directory.is_empty() { b"." } else { directory };
                 CString::new([directory, b"/", program].concat()).ok()
             };
             path.split(|b| *b == b':').filter_map(in_directory).collect()
         };
-        Ok(Prepared { candidates, argv, env, directory })
+        Ok(Prepared { candidates, argv, environment, own, directory })
     }
 
     /// The program as it was asked for.
@@ -319,7 +325,8 @@ pub fn spawn(prepared: Prepared, streams: &Streams<'_>, stacks: &mut Stacks) -> 
         None => Stack::new()?,
     };
     let top = stack.top();
-    let pointers = [&prepared.candidates, &prepared.argv, &prepared.env].map(|strings| pointers(strings));
+    let pointers =
+        [pointers(&prepared.candidates, &[]), pointers(&prepared.argv, &[]), pointers(&prepared.own, &prepared.environment)];
     let shared = Shared {
         candidates: pointers[0].as_ptr(),
         argv: pointers[1].as_ptr(),
@@ -362,8 +369,9 @@ pub fn spawn(prepared: Prepared, streams: &Streams<'_>, stacks: &mut Stacks) -> 
     Ok(Child { pid, pidfd, memory })
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const c_char> {
-    strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+/// A null-terminated list. The strings are boxed: moving what owns them does not move their bytes.
+fn pointers(some: &[CString], more: &[CString]) -> Vec<*const c_char> {
+    some.iter().chain(more).map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
 
 /// The child, until `execve`. See the rules at the top of the file.
