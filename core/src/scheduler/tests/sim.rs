@@ -779,7 +779,7 @@ impl Sim {
                     self.start_what_fits(at);
                 }
                 self.report_settled(at);
-                while !self.workers[at].closed && !(self.workers[at].events.is_empty() && self.workers[at].words.is_empty()) {
+                while !(self.workers[at].closed || self.workers[at].events.is_empty() && self.workers[at].words.is_empty()) {
                     self.deliver(at)?;
                 }
                 if !self.workers[at].closed {
