@@ -248,7 +248,7 @@ impl Scheduler {
                 attempt = memo.attempts;
                 timeout = memo.detail.as_ref().and_then(|detail| detail.timeout).unwrap_or(timeout);
             }
-            if !repeat_fence || self.fence % 2 == 0 {
+            if !repeat_fence || self.fence.is_multiple_of(2) {
                 self.fence += 1;
             }
             let task = TaskRef { group: block.group, index };
