@@ -5,7 +5,6 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -90,14 +89,8 @@ fn spawn_loop(count: u32) -> Result<()> {
         }
         for _ in 0..count {
             let (mut pid, mut status) = (0, 0);
-            let error = libc::posix_spawn(
-                &mut pid,
-                c"/bin/true".as_ptr(),
-                &actions,
-                std::ptr::null(),
-                argv.as_ptr(),
-                envp.as_ptr(),
-            );
+            let error =
+                libc::posix_spawn(&mut pid, c"/bin/true".as_ptr(), &actions, std::ptr::null(), argv.as_ptr(), envp.as_ptr());
             ensure!(error == 0, "posix_spawn: {}", std::io::Error::from_raw_os_error(error));
             ensure!(libc::waitpid(pid, &mut status, 0) == pid && status == 0, "/bin/true did not end well: {status}");
         }
@@ -130,9 +123,7 @@ fn lane(count: u32, argv: &[&str]) -> Result<Duration> {
             lane.start(job)?;
             started += 1;
         }
-        // SAFETY: the lane lives through this call.
-        let fd = unsafe { BorrowedFd::borrow_raw(lane.fd()) };
-        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::NONE)?;
+        poll(&mut [PollFd::new(lane.fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
         lane.poll(&mut events);
         for event in events.drain(..) {
             if let LaneEvent::Ended { end, .. } = event {

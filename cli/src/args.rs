@@ -9,8 +9,10 @@ use crate::ui::Format;
 /// Runs scientific workflows, from a laptop to a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "scalable", version, arg_required_else_help = true, max_term_width = 120)]
-#[command(after_help = "Exit codes: 0 all succeeded or detached; 1 a task failed or somebody else cancelled; 2 usage or manifest;\n\
-    3 infrastructure; 130 cancelled by Ctrl-C; 143 cancelled by SIGTERM.\nRUN is the name of a run, a unique beginning of it, or @last.")]
+#[command(
+    after_help = "Exit codes: 0 all succeeded or detached; 1 a task failed or somebody else cancelled; 2 usage or manifest;\n\
+    3 infrastructure; 130 cancelled by Ctrl-C; 143 cancelled by SIGTERM.\nRUN is the name of a run, a unique beginning of it, or @last."
+)]
 pub struct Cli {
     #[command(flatten)]
     pub globals: Globals,
@@ -21,14 +23,23 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Globals {
-    /// How data is written to stdout
+    /// How data is written to stdout: for people, or one JSON document with a `schema`
     #[arg(short = 'o', long = "output-format", value_enum, default_value = "text", global = true, value_name = "FORMAT")]
+    #[arg(help_heading = "Options of every command")]
     pub format: Format,
     /// Directory of the run directories
-    #[arg(long, env = "SCALABLE_RUNS_DIR", default_value = ".scalable/runs", global = true, value_name = "DIR", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "SCALABLE_RUNS_DIR",
+        default_value = ".scalable/runs",
+        global = true,
+        value_name = "DIR",
+        hide_env_values = true
+    )]
+    #[arg(help_heading = "Options of every command")]
     pub runs_dir: PathBuf,
     /// No progress on stderr
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Options of every command")]
     pub no_progress: bool,
 }
 

@@ -80,7 +80,7 @@ pub fn newest(runs_dir: &Path) -> Result<(RunDirectory, Place), Failure> {
 /// What a command finds when it looks for a run: its scheduler, or only its directory.
 pub enum Found {
     /// It lives.
-    Live(Client),
+    Live(Box<Client>),
     /// It is over, or its scheduler does not answer; then with the reason.
     Records(Option<scalable::Error>),
 }
@@ -94,10 +94,10 @@ pub async fn reach(record: &RunRecord) -> Result<Found, Failure> {
     let Ok(token) = runs::read_token(&place.token_file) else { return Ok(Found::Records(None)) };
     match Client::connect(&place.address, &token).await {
         Ok(client) => match client.status(&record.run_id).await {
-            Ok(_) => Ok(Found::Live(client)),
+            Ok(_) => Ok(Found::Live(Box::new(client))),
             // The port was taken over by the scheduler of another run.
             Err(error) if !record.groups.is_empty() => Ok(Found::Records(Some(error))),
-            Err(_) => Ok(Found::Live(client)),
+            Err(_) => Ok(Found::Live(Box::new(client))),
         },
         Err(error @ scalable::Error::VersionSkew { .. }) => Err(error.into()),
         Err(error) => Ok(Found::Records(Some(error))),

@@ -1,6 +1,7 @@
 //! Watching a run to its end: events to the display, the first failure in full, signals to decisions, decisions to the
 //! scheduler. Used by `run`, `retry`, `submit` and `attach`.
 
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::failure_text::FailureText;
 use crate::interrupt::{Decision, Keys, Policy, Signals, Told};
 use crate::launcher::LocalScheduler;
 use crate::progress::Progress;
+use crate::records::{self, TaskRecord};
 use crate::ui::Ui;
 
 /// Failures shown with a line each; the records have all of them.
@@ -108,6 +110,7 @@ pub async fn drive(watched: &Watched<'_>, signals: &mut Signals) -> Result<Ended
         }
     };
     driver.keys = None;
+    driver.show_recorded_failure();
     driver.progress.finish();
     Ok(Ended { end, progress: driver.progress.last().clone(), cancelled_by: driver.cancelled.map(|(told, _)| told) })
 }
@@ -163,6 +166,22 @@ impl Driver<'_> {
         }
     }
 
+    /// A failure from before this watch began is told by nobody but the records.
+    fn show_recorded_failure(&mut self) {
+        let failed = self.progress.last().groups.iter().any(|group| group.failed > 0);
+        if !failed || self.shown.first_final {
+            return;
+        }
+        let path = Path::new(self.watched.directory).join("failures.jsonl");
+        let first =
+            records::read_lines::<TaskRecord>(&path).ok().and_then(|mut lines| lines.find(|line| line.last != Some(false)));
+        if let Some(record) = first {
+            self.shown.first = true;
+            self.shown.first_final = true;
+            self.progress.say(&FailureText::from_record(&record).full(self.watched.directory));
+        }
+    }
+
     /// The first failure, and the first that is final, are shown in full; some more with a line each.
     fn failed(&mut self, failed: &v1::TaskFailed) {
         let text = FailureText::from_wire(failed);
@@ -176,7 +195,10 @@ impl Driver<'_> {
             self.progress.say(&format!("failed: {}", text.line()));
         } else if self.shown.lines == FAILURE_LINES_MAX {
             self.shown.lines += 1;
-            self.progress.say(&format!("further failures are not shown one by one; see `scalable logs --failed --run {}`", self.watched.run));
+            self.progress.say(&format!(
+                "further failures are not shown one by one; see `scalable logs --failed --run {}`",
+                self.watched.run
+            ));
         }
     }
 
@@ -237,6 +259,7 @@ impl Driver<'_> {
     }
 
     fn tick(&mut self) -> Option<End> {
+        self.show_recorded_failure();
         self.progress.tick();
         let (told, at) = self.cancelled?;
         (at.elapsed() > CANCEL_TIMEOUT).then_some(End::Forced(told))

@@ -103,7 +103,7 @@ impl FailureText {
             logs: [&record.log_stderr, &record.log_stdout].into_iter().flatten().cloned().collect(),
             kept_directory: record.kept_directory.clone().unwrap_or_default(),
             rerun: record.rerun.clone().unwrap_or_default(),
-            retried: record.r#final == Some(false),
+            retried: record.last == Some(false),
         }
     }
 
@@ -149,7 +149,10 @@ impl FailureText {
         for log in &self.logs {
             line("log", &in_directory(run_directory, log));
         }
-        line("directory", &if self.kept_directory.is_empty() { String::new() } else { in_directory(run_directory, &self.kept_directory) });
+        line(
+            "directory",
+            &if self.kept_directory.is_empty() { String::new() } else { in_directory(run_directory, &self.kept_directory) },
+        );
         for (name, tail) in [("stderr", &self.stderr_tail), ("stdout", &self.stdout_tail)] {
             // What it printed to stdout explains a failure only where stderr is silent.
             if tail.trim().is_empty() || (name == "stdout" && !self.stderr_tail.trim().is_empty()) {
@@ -163,7 +166,10 @@ impl FailureText {
             }
         }
         if !self.rerun.is_empty() {
-            text.push_str(&format!("  to run it again by hand:\n    {}\n", harmless(self.rerun.trim_end()).replace('\n', "\n    ")));
+            text.push_str(&format!(
+                "  to run it again by hand:\n    {}\n",
+                harmless(self.rerun.trim_end()).replace('\n', "\n    ")
+            ));
         }
         if self.retried {
             text.push_str("  it will be tried again\n");
@@ -233,7 +239,8 @@ mod tests {
             peak_memory_bytes: 511 << 20,
             ..Default::default()
         };
-        let failed = v1::TaskFailed { group: "big".into(), attempt: 1, report: Some(report), r#final: true, ..Default::default() };
+        let failed =
+            v1::TaskFailed { group: "big".into(), attempt: 1, report: Some(report), r#final: true, ..Default::default() };
         insta::assert_snapshot!(FailureText::from_wire(&failed).full(""));
     }
 }

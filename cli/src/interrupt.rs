@@ -170,7 +170,8 @@ pub struct Keys {
 impl Keys {
     /// Opens the controlling terminal; nothing where there is none or this process is in the background.
     pub fn open() -> Option<Keys> {
-        let terminal = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/dev/tty").ok()?;
+        let terminal =
+            File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/dev/tty").ok()?;
         if tcgetpgrp(terminal.as_fd()).ok()? != getpgrp() {
             return None;
         }
@@ -178,7 +179,8 @@ impl Keys {
         let mut single = before.clone();
         single.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
         termios::tcsetattr(terminal.as_fd(), SetArg::TCSANOW, &single).ok()?;
-        match AsyncFd::new(terminal) {
+        // SAFETY: the file is owned by the registration, never replaced, and closed only after it is dropped.
+        match unsafe { AsyncFd::register(terminal) } {
             Ok(terminal) => Some(Keys { terminal, before }),
             Err(_) => None,
         }
@@ -236,7 +238,9 @@ mod tests {
     #[test]
     fn answers() {
         let begun = Instant::now();
-        for (key, expected) in [(b'd', Detach), (b'c', Cancel(Interrupt)), (b'C', Cancel(Interrupt)), (b'\n', GoOn), (b'x', GoOn), (0x1b, GoOn)] {
+        for (key, expected) in
+            [(b'd', Detach), (b'c', Cancel(Interrupt)), (b'C', Cancel(Interrupt)), (b'\n', GoOn), (b'x', GoOn), (0x1b, GoOn)]
+        {
             let mut policy = Policy::new(true, false);
             assert_eq!(policy.signal(Interrupt, begun), Ask);
             assert_eq!(policy.answer(key), expected);
@@ -244,6 +248,10 @@ mod tests {
         let mut policy = Policy::new(true, false);
         policy.signal(Interrupt, begun);
         policy.answer(b'x');
-        assert_eq!(policy.signal(Interrupt, begun + Duration::from_secs(1)), Ask, "after going on the next one is a first one again");
+        assert_eq!(
+            policy.signal(Interrupt, begun + Duration::from_secs(1)),
+            Ask,
+            "after going on the next one is a first one again"
+        );
     }
 }

@@ -178,6 +178,16 @@ impl LocalScheduler {
         Err(Failure::infrastructure(message).help(format!("its log is {}", self.log.display())))
     }
 
+    /// As [`LocalScheduler::stop`], with the runtime going on meanwhile: the scheduler waits for the connections of this process to
+    /// be closed, and that is the runtime's work.
+    ///
+    /// # Errors
+    /// When it had to be killed.
+    pub async fn stop_meanwhile(self) -> Result<(), Failure> {
+        let stopped = tokio::task::spawn_blocking(move || self.stop()).await;
+        stopped.unwrap_or_else(|error| Err(Failure::infrastructure(format!("the wait for the scheduler's end broke: {error}"))))
+    }
+
     fn wait(&self, longest: Duration) -> bool {
         let until = Instant::now() + longest;
         while self.exited.borrow().is_none() {

@@ -95,8 +95,11 @@ pub fn pool_line(pool: &v1::PoolCounts) -> String {
         let text = format!("{:.2}", milli as f64 / 1000.0);
         text.trim_end_matches('0').trim_end_matches('.').to_owned()
     };
-    let mut line = format!("pool {}: {} worker{}", one_line(&pool.pool, NAME_CHARS), pool.workers, if pool.workers == 1 { "" } else { "s" });
-    for (count, word) in [(pool.starting, "starting"), (pool.suspect, "suspect"), (pool.draining, "draining"), (pool.lost, "lost so far")] {
+    let mut line =
+        format!("pool {}: {} worker{}", one_line(&pool.pool, NAME_CHARS), pool.workers, if pool.workers == 1 { "" } else { "s" });
+    for (count, word) in
+        [(pool.starting, "starting"), (pool.suspect, "suspect"), (pool.draining, "draining"), (pool.lost, "lost so far")]
+    {
         if count > 0 {
             line.push_str(&format!(", {count} {word}"));
         }
@@ -122,7 +125,12 @@ pub fn plain_line(progress: &v1::RunProgress) -> String {
         .take(GROUPS_SHOWN)
         .map(|group| {
             let of = if group.open { "?".to_owned() } else { group.length.to_string() };
-            let counts = [(group.running, "running"), (group.failed, "failed"), (group.skipped, "skipped"), (group.cancelled, "cancelled")];
+            let counts = [
+                (group.running, "running"),
+                (group.failed, "failed"),
+                (group.skipped, "skipped"),
+                (group.cancelled, "cancelled"),
+            ];
             let counts: Vec<String> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
             let counts = if counts.is_empty() { String::new() } else { format!(" ({})", counts.join(", ")) };
             format!("{} {}/{of}{counts}", one_line(&group.group, NAME_CHARS), over(group))
@@ -313,8 +321,15 @@ mod tests {
 
     #[test]
     fn a_run_in_the_middle() {
-        let simulate =
-            v1::GroupCounts { running: 64, succeeded: 400, failed: 2, retried: 12, backoff: 1, ready: 533, ..group("simulate", 1000) };
+        let simulate = v1::GroupCounts {
+            running: 64,
+            succeeded: 400,
+            failed: 2,
+            retried: 12,
+            backoff: 1,
+            ready: 533,
+            ..group("simulate", 1000)
+        };
         let progress = v1::RunProgress {
             groups: vec![
                 v1::GroupCounts { succeeded: 1, ..group("prepare", 1) },

@@ -8,13 +8,13 @@ use std::path::Path;
 
 use scalable_proto::v1;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Version of run.json's shape.
 pub const SCHEMA_VERSION: u32 = 1;
 /// Longest line that is read from a record file, bytes: a task's parameters and tails fit many times.
 const LINE_BYTES_MAX: u64 = 4 << 20;
-/// Cells of a parameter table that are written into run.json; of a larger one only its shape.
+/// Cells of a parameter table that are written into parameters.json; of a larger one only its shape.
 const TABLE_CELLS_MAX: usize = 100_000;
 
 /// `run.json`. Written by the command line with status `starting`, then owned by the scheduler.
@@ -65,8 +65,19 @@ pub struct Pids {
 #[serde(default)]
 pub struct GroupRecord {
     pub name: String,
+    /// 0 for a group that is open on a result.
     pub length: u32,
-    pub parameters: Parameters,
+    /// Names of the parameters; their values are in `parameters.json`.
+    pub parameters: Vec<String>,
+}
+
+/// `parameters.json`: by group what its elements' parameters are made of, so that elements are found by their values. Written by
+/// the command line before submit.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ParametersRecord {
+    pub schema_version: u32,
+    pub groups: BTreeMap<String, Parameters>,
 }
 
 /// What an element's parameters are made of.
@@ -89,6 +100,15 @@ pub enum AxisRecord {
     Range { name: String, start: i64, step: i64, count: u32 },
 }
 
+impl AxisRecord {
+    /// The parameter.
+    pub fn name(&self) -> &str {
+        match self {
+            AxisRecord::Values { name, .. } | AxisRecord::Range { name, .. } => name,
+        }
+    }
+}
+
 impl Parameters {
     /// From the wire.
     pub fn from_wire(space: Option<&v1::ParameterSpace>) -> Parameters {
@@ -100,7 +120,9 @@ impl Parameters {
                     Some(Values::Range(range)) => {
                         AxisRecord::Range { name: axis.name.clone(), start: range.start, step: range.step, count: range.count }
                     }
-                    Some(Values::Strings(strings)) => AxisRecord::Values { name: axis.name.clone(), values: strings.values.clone() },
+                    Some(Values::Strings(strings)) => {
+                        AxisRecord::Values { name: axis.name.clone(), values: strings.values.clone() }
+                    }
                     None => AxisRecord::Values { name: axis.name.clone(), values: Vec::new() },
                 };
                 Parameters::Product(product.axes.iter().map(axis).collect())
@@ -123,7 +145,9 @@ impl Parameters {
                     AxisRecord::Range { name, start, step, count } => {
                         v1::ParameterAxis { name, values: Some(Values::Range(v1::IntRange { start, step, count })) }
                     }
-                    AxisRecord::Values { name, values } => v1::ParameterAxis { name, values: Some(Values::Strings(v1::Strings { values })) },
+                    AxisRecord::Values { name, values } => {
+                        v1::ParameterAxis { name, values: Some(Values::Strings(v1::Strings { values })) }
+                    }
                 };
                 v1::parameter_space::Kind::Product(v1::Product { axes: axes.iter().map(axis).collect() })
             }
@@ -151,7 +175,8 @@ pub struct TaskRecord {
     pub task_id: String,
     pub task_name: String,
     pub index: u32,
-    pub parameters: BTreeMap<String, Value>,
+    /// In the order of the manifest.
+    pub parameters: Map<String, Value>,
     pub component: String,
     /// `succeeded`, `failed`, `skipped`, `cancelled`.
     pub state: String,
@@ -174,13 +199,13 @@ pub struct TaskRecord {
     /// The failure for which a task was skipped.
     pub root: Option<String>,
     pub key: Option<String>,
-    pub outputs: BTreeMap<String, Value>,
+    pub outputs: Map<String, Value>,
     pub log_stdout: Option<String>,
     pub log_stderr: Option<String>,
     pub stdout_tail: Option<String>,
     pub stderr_tail: Option<String>,
-    /// False for an attempt that was tried again.
-    pub r#final: Option<bool>,
+    /// In `failures.jsonl`: false for an attempt that was tried again.
+    pub last: Option<bool>,
     pub kept_directory: Option<String>,
     pub rerun: Option<String>,
 }
@@ -189,6 +214,12 @@ impl TaskRecord {
     /// The group's name.
     pub fn group(&self) -> &str {
         self.task_id.split_once('[').map_or(self.task_id.as_str(), |(group, _)| group)
+    }
+
+    /// The index in the name: failures.jsonl has it nowhere else.
+    pub fn index(&self) -> u32 {
+        let index = self.task_id.split_once('[').and_then(|(_, index)| index.strip_suffix(']')?.parse().ok());
+        index.unwrap_or(self.index)
     }
 
     /// The parameters as they are shown: `scenario=rcp45,member=7`.
@@ -212,7 +243,7 @@ pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<T> {
 ///
 /// # Errors
 /// When the file cannot be opened; a file that is not there has no records.
-pub fn read_lines<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<impl Iterator<Item = T>> {
+pub fn read_lines<T: for<'de> Deserialize<'de>>(path: &Path) -> io::Result<impl Iterator<Item = T> + use<T>> {
     let reader = match File::open(path) {
         Ok(file) => Some(BufReader::with_capacity(1 << 16, file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -279,13 +310,19 @@ mod tests {
     }
 
     #[test]
-    fn parameters_survive_run_json() {
+    fn parameters_survive_their_file() {
         use v1::parameter_axis::Values;
         let space = v1::ParameterSpace {
             kind: Some(v1::parameter_space::Kind::Product(v1::Product {
                 axes: vec![
-                    v1::ParameterAxis { name: "s".into(), values: Some(Values::Strings(v1::Strings { values: vec!["a".into()] })) },
-                    v1::ParameterAxis { name: "m".into(), values: Some(Values::Range(v1::IntRange { start: 0, step: 1, count: 9 })) },
+                    v1::ParameterAxis {
+                        name: "s".into(),
+                        values: Some(Values::Strings(v1::Strings { values: vec!["a".into()] })),
+                    },
+                    v1::ParameterAxis {
+                        name: "m".into(),
+                        values: Some(Values::Range(v1::IntRange { start: 0, step: 1, count: 9 })),
+                    },
                 ],
             })),
         };

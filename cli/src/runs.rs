@@ -107,8 +107,9 @@ pub fn make_token(directory: &RunDirectory) -> Result<(PathBuf, String), Failure
 /// When the file is not there or not readable by this user.
 pub fn read_token(path: &Path) -> Result<String, Failure> {
     let token = fs::read_to_string(path).map_err(|error| {
-        Failure::io(format!("read the token {}", path.display()), &error)
-            .help("the token lies in the run's directory and belongs to the user who started the run; name another with --token-file")
+        Failure::io(format!("read the token {}", path.display()), &error).help(
+            "the token lies in the run's directory and belongs to the user who started the run; name another with --token-file",
+        )
     })?;
     Ok(token.trim().to_owned())
 }
@@ -140,7 +141,9 @@ pub fn list(runs_dir: &Path) -> Result<Vec<(RunDirectory, RunRecord)>, Failure> 
             Some((directory, record))
         })
         .collect();
-    runs.sort_by(|(a, a_record), (b, b_record)| (&b_record.started_at, &b.name).cmp(&(&a_record.started_at, &a.name)));
+    // Compared as times: the texts have as many digits as they need.
+    let started = |record: &RunRecord| record.started_at.parse::<Timestamp>().ok();
+    runs.sort_by_cached_key(|(directory, record)| std::cmp::Reverse((started(record), directory.name.clone())));
     Ok(runs)
 }
 
@@ -175,7 +178,8 @@ pub fn find(runs_dir: &Path, wanted: &str) -> Result<RunDirectory, Failure> {
             .help("`scalable status --all` lists the runs; @last is the newest")),
         count => {
             let names: Vec<&str> = beginning.iter().take(5).map(|directory| directory.name.as_str()).collect();
-            Err(Failure::usage(format!("{wanted:?} is the beginning of {count} runs: {}", names.join(", "))).help("write more of the name"))
+            Err(Failure::usage(format!("{wanted:?} is the beginning of {count} runs: {}", names.join(", ")))
+                .help("write more of the name"))
         }
     }
 }
@@ -196,8 +200,8 @@ mod tests {
         let runs_dir = directory.path().join("runs");
         assert!(find(&runs_dir, "@last").is_err());
         make(&runs_dir, "run-b", "2026-01-01T00:00:00Z");
-        make(&runs_dir, "run-a", "2026-01-02T00:00:00Z");
-        make(&runs_dir, "run-ab", "2025-01-02T00:00:00Z");
+        make(&runs_dir, "run-a", "2026-01-02T00:00:00.12Z");
+        make(&runs_dir, "run-ab", "2026-01-02T00:00:00.1Z");
         fs::create_dir(runs_dir.join("stray")).unwrap();
         assert_eq!(find(&runs_dir, "@last").unwrap().name, "run-a");
         assert_eq!(find(&runs_dir, "run-a").unwrap().name, "run-a", "an exact name wins over a longer one");

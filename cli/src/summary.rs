@@ -45,6 +45,7 @@ pub struct Summary {
     pub failures: Vec<TaskRecord>,
     pub failures_left_out: u64,
     pub note: String,
+    total_s: Option<f64>,
 }
 
 /// What is read of summary.json.
@@ -52,7 +53,9 @@ pub struct Summary {
 #[serde(default)]
 struct SummaryFile {
     groups: Vec<GroupFile>,
-    note: String,
+    total_s: Option<f64>,
+    /// The first record that could not be written.
+    problem: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -77,7 +80,8 @@ impl Summary {
     pub fn read(directory: &RunDirectory, record: &RunRecord) -> Result<Summary, Failure> {
         let mut summary = Summary { run: directory.name.clone(), record: record.clone(), ..Summary::default() };
         let path = directory.file("tasks.jsonl");
-        let tasks = records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
+        let tasks =
+            records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
         let mut counted: BTreeMap<String, v1::GroupCounts> = BTreeMap::new();
         for task in tasks {
             let counts = counted.entry(task.group().to_owned()).or_default();
@@ -96,7 +100,8 @@ impl Summary {
         }
         // The counts of summary.json are complete also where tasks.jsonl keeps failures only.
         let file: SummaryFile = records::read_json(&directory.file("summary.json")).unwrap_or_default();
-        summary.note = file.note;
+        summary.note = file.problem.unwrap_or_default();
+        summary.total_s = file.total_s;
         summary.groups = if file.groups.is_empty() {
             let counts = |group: &records::GroupRecord| {
                 let counts = counted.get(&group.name).cloned().unwrap_or_default();
@@ -124,7 +129,8 @@ impl Summary {
             return Ok(());
         }
         let path = directory.file("failures.jsonl");
-        let more = records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
+        let more =
+            records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
         let mut last: BTreeMap<String, usize> =
             self.failures.iter().enumerate().map(|(at, failure)| (failure.task_id.clone(), at)).collect();
         for failure in more {
@@ -175,7 +181,7 @@ impl Summary {
 
     /// Seconds from the run's start to its end.
     pub fn wall_s(&self) -> Option<f64> {
-        seconds_between(&self.record.started_at, self.record.finished_at.as_deref()?)
+        self.total_s.or_else(|| seconds_between(&self.record.started_at, self.record.finished_at.as_deref()?))
     }
 
     /// For programs: `scalable.report.v1`.
@@ -259,13 +265,19 @@ impl Summary {
     }
 
     fn groups_text(&self) -> String {
-        let headings = ["group", "tasks", "succeeded", "failed", "skipped", "cancelled", "retried", "mean", "longest", "cpu", "peak memory"];
+        let headings =
+            ["group", "tasks", "succeeded", "failed", "skipped", "cancelled", "retried", "mean", "longest", "cpu", "peak memory"];
         let mut table = Table::new(&headings).numbers_from(1);
         for group in &self.groups {
             let sums = self.sums.get(&group.group).cloned().unwrap_or_default();
             let counts = [group.length, group.succeeded, group.failed, group.skipped, group.cancelled, group.retried];
             let figures = if sums.executed > 0 {
-                [span(sums.duration_s / sums.executed as f64), span(sums.duration_max_s), span(sums.cpu_s), bytes(sums.peak_memory_bytes)]
+                [
+                    span(sums.duration_s / sums.executed as f64),
+                    span(sums.duration_max_s),
+                    span(sums.cpu_s),
+                    bytes(sums.peak_memory_bytes),
+                ]
             } else {
                 Default::default()
             };

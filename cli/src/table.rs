@@ -10,7 +10,11 @@ pub struct Table {
 impl Table {
     /// With these headings.
     pub fn new(headings: &[&str]) -> Table {
-        Table { headings: headings.iter().map(|heading| (*heading).to_owned()).collect(), rows: Vec::new(), numbers_from: usize::MAX }
+        Table {
+            headings: headings.iter().map(|heading| (*heading).to_owned()).collect(),
+            rows: Vec::new(),
+            numbers_from: usize::MAX,
+        }
     }
 
     /// Columns from this one on hold numbers and are aligned to the right.
@@ -34,7 +38,8 @@ impl Table {
         let line = |cells: &[String]| {
             let padded = cells.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
                 let gap = " ".repeat(width - cell.chars().count());
-                let number = column >= self.numbers_from && (cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit()) || cells == self.headings);
+                let number = column >= self.numbers_from
+                    && (cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit()) || cells == self.headings);
                 if number { format!("{gap}{cell}") } else { format!("{cell}{gap}") }
             });
             let joined: Vec<String> = padded.collect();

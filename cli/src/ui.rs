@@ -8,12 +8,10 @@ use serde::Serialize;
 
 use crate::exit::Failure;
 
-/// How data is written to stdout.
+/// How data is written to stdout: for people, or for programs as one document with a `schema`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people.
     Text,
-    /// For programs: one document with a `schema`.
     Json,
 }
 
@@ -75,7 +73,8 @@ impl Ui {
     /// # Errors
     /// When stdout is closed or full.
     pub fn out_json(&self, document: &impl Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(document).map_err(|error| Failure::infrastructure(format!("cannot write JSON: {error}")))?;
+        let text = serde_json::to_string_pretty(document)
+            .map_err(|error| Failure::infrastructure(format!("cannot write JSON: {error}")))?;
         self.out(text)
     }
 
@@ -84,6 +83,11 @@ impl Ui {
         let text = harmless_if(self.stderr_is_terminal, text.as_ref());
         // Nobody can be told that stderr is closed.
         let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+
+    /// Text on stderr as it is: it was made here, with colours where they are wanted, and what came from elsewhere is harmless.
+    pub fn show(&self, text: impl AsRef<str>) {
+        let _ = io::stderr().lock().write_all(text.as_ref().as_bytes());
     }
 
     /// A warning.
@@ -126,7 +130,7 @@ fn harmless_if(terminal: bool, text: &str) -> Cow<'_, str> {
 /// `text` without anything that a terminal would obey: escape sequences are removed whole, other control characters and those
 /// that change the direction of writing are shown as `\u{..}`; line feeds and tabs stay, a carriage return at a line's end goes.
 pub fn harmless(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(|c| must_go(c)) {
+    if !text.chars().any(must_go) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len());
@@ -213,18 +217,26 @@ pub fn bytes(bytes: u64) -> String {
         scaled /= 1024.0;
         unit += 1;
     }
-    if unit == 0 || (scaled.fract() < 0.05) { format!("{scaled:.0} {}", UNITS[unit]) } else { format!("{scaled:.1} {}", UNITS[unit]) }
+    if unit == 0 || (scaled.fract() < 0.05) {
+        format!("{scaled:.0} {}", UNITS[unit])
+    } else {
+        format!("{scaled:.1} {}", UNITS[unit])
+    }
 }
 
-/// A time span for people: `0.8 s`, `12 s`, `3 min 20 s`, `2 h 5 min`.
+/// A time span for people: `0.8 s`, `12 s`, `3 min 20 s`, `2 h`.
 pub fn span(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
+    let two = |large: u64, unit: &str, small: u64, small_unit: &str| {
+        if small == 0 { format!("{large} {unit}") } else { format!("{large} {unit} {small} {small_unit}") }
+    };
     match whole {
-        0..=9 => format!("{:.1} s", seconds.max(0.0)),
+        0..=9 if seconds < 0.095 => format!("{:.0} ms", seconds.max(0.0) * 1000.0),
+        0..=9 => format!("{seconds:.1} s"),
         10..=59 => format!("{whole} s"),
-        60..=3599 => format!("{} min {} s", whole / 60, whole % 60),
-        3600..=86_399 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
-        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
+        60..=3599 => two(whole / 60, "min", whole % 60, "s"),
+        3600..=86_399 => two(whole / 3600, "h", whole % 3600 / 60, "min"),
+        _ => two(whole / 86_400, "d", whole % 86_400 / 3600, "h"),
     }
 }
 
@@ -259,8 +271,8 @@ mod tests {
 
     #[test]
     fn figures_for_people() {
-        let spans: Vec<String> = [0.04, 9.4, 12.3, 61.0, 3661.0, 90_000.0].map(span).into();
-        assert_eq!(spans, ["0.0 s", "9.4 s", "12 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
+        let spans: Vec<String> = [0.04, 0.3, 9.4, 12.3, 61.0, 1800.0, 3661.0, 90_000.0].map(span).into();
+        assert_eq!(spans, ["40 ms", "0.3 s", "9.4 s", "12 s", "1 min 1 s", "30 min", "1 h 1 min", "1 d 1 h"]);
         let sizes: Vec<String> = [0, 1023, 1024, 1536, 512 << 20, 3 << 40, u64::MAX].map(bytes).into();
         assert_eq!(sizes, ["0 B", "1023 B", "1 KiB", "1.5 KiB", "512 MiB", "3 TiB", "16384 PiB"]);
     }

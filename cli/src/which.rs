@@ -5,7 +5,7 @@ use std::path::Path;
 use scalable_template::{Element, Space, parse_task_name};
 
 use crate::exit::Failure;
-use crate::records::{GroupRecord, RunRecord};
+use crate::records::{self, GroupRecord, Parameters, ParametersRecord, RunRecord};
 use crate::runs::{self, RunDirectory};
 
 /// What a name means.
@@ -64,12 +64,12 @@ pub fn any(runs_dir: &Path, default_run: &str, what: &str) -> Result<Which, Fail
         return Err(Failure::usage(format!("{} has no group {:?}", which.directory.name, name.group))
             .help(format!("its groups are {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") })));
     };
-    which.index = element(group, &name.element)?;
+    which.index = element(&which.directory, group, &name.element)?;
     which.group = Some(group.name.clone());
     Ok(which)
 }
 
-fn element(group: &GroupRecord, element: &Element) -> Result<Option<u32>, Failure> {
+fn element(directory: &RunDirectory, group: &GroupRecord, element: &Element) -> Result<Option<u32>, Failure> {
     if let Element::Index(index) = element {
         // The length of a group that is open on a result may have become known since.
         if group.length > 0 && *index >= group.length {
@@ -78,15 +78,26 @@ fn element(group: &GroupRecord, element: &Element) -> Result<Option<u32>, Failur
         }
         return Ok(Some(*index));
     }
-    let Some(space) = group.parameters.to_wire() else {
-        return Err(Failure::usage(format!("{} has too many rows to be looked up by their values", group.name)).help("name the number of the row"));
+    if *element == Element::Whole && group.length != 1 {
+        return Ok(None);
+    }
+    let known: ParametersRecord = records::read_json(&directory.file("parameters.json")).unwrap_or_default();
+    let space = match known.groups.get(&group.name) {
+        None if group.parameters.is_empty() => Parameters::None.to_wire(),
+        None => None,
+        Some(parameters) => parameters.to_wire(),
+    };
+    let Some(space) = space else {
+        return Err(Failure::usage(format!("the elements of {} cannot be looked up by their values", group.name))
+            .help(format!("name the number of the element: {}[0]", group.name)));
     };
     let space = Space::with_length(&space, group.length)
         .map_err(|error| Failure::infrastructure(format!("run.json is damaged: group {}: {error}", group.name)))?;
     match (space.find_element(element), element) {
         (None, Element::Whole) => Ok(None),
         (None, _) => {
-            let example = if group.length > 0 { format!("for example {}", space.task_name(&group.name, 0)) } else { String::new() };
+            let example =
+                if group.length > 0 { format!("for example {}", space.task_name(&group.name, 0)) } else { String::new() };
             Err(Failure::usage(format!("{} has no element with these parameters", group.name)).help(example))
         }
         (found, _) => Ok(found),

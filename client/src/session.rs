@@ -26,8 +26,11 @@ const RECONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duratio
 /// Unacknowledged frames a stream keeps. Data takes a frame a group.
 const CONTROL_FRAMES_MAX: usize = 1024;
 const DATA_FRAMES_MAX: usize = 4096;
-/// Frames received before they are acknowledged; the heartbeat acknowledges fewer.
-const FRAMES_PER_ACK: u32 = 16;
+/// Frames received before they are acknowledged even when more are coming: the scheduler pushes progress only as fast as it is
+/// acknowledged.
+const FRAMES_PER_ACK: u32 = 64;
+/// How long control is heard after data has ended: a scheduler that ends says its last words on one connection and closes both.
+const CONTROL_BEHIND_DATA: Duration = Duration::from_millis(200);
 /// Heartbeat where the scheduler names none.
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
 
@@ -316,6 +319,8 @@ impl Session {
         let mut heartbeat = interval(self.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut commands_open = true;
+        // Set when data has ended while control has not said why: what is still under way there is heard first.
+        let mut data_broken: Option<(Error, Instant)> = None;
         loop {
             self.watches.retain(|(_, feed)| !feed.is_abandoned());
             if !commands_open && self.watches.is_empty() && self.asked.is_empty() {
@@ -326,6 +331,8 @@ impl Session {
             let (control_ready, data_ready) = (self.control.has_next(), self.data.has_next());
             let address = self.endpoint.address();
             tokio::select! {
+                // In this order: what has arrived is taken before it is acknowledged, all at once.
+                biased;
                 command = self.commands.recv(), if commands_open => match command {
                     Some(command) => self.command(command),
                     None => commands_open = false,
@@ -335,18 +342,26 @@ impl Session {
                     Ok(None) => return Stop::Broken(self.lost("the scheduler closed the control stream")),
                     Err(status) => return Stop::Broken(Error::from_status(address, &status)),
                 },
-                message = streams.data.message() => match message {
-                    Ok(Some(message)) => if let Err(stop) = self.data_message(message) { return stop },
-                    Ok(None) => return Stop::Broken(self.lost("the scheduler closed the data stream")),
-                    Err(status) => return Stop::Broken(Error::from_status(address, &status)),
+                message = streams.data.message(), if data_broken.is_none() => {
+                    let error = match message {
+                        Ok(Some(message)) => match self.data_message(message) {
+                            Ok(()) => continue,
+                            Err(stop) => return stop,
+                        },
+                        Ok(None) => self.lost("the scheduler closed the data stream"),
+                        Err(status) => Error::from_status(address, &status),
+                    };
+                    data_broken = Some((error, Instant::now() + CONTROL_BEHIND_DATA));
                 },
+                error = broken_for_good(data_broken.as_ref()) => return Stop::Broken(error),
                 sent = self.control.send_next(make_control), if control_ready => if !sent {
                     return Stop::Broken(self.lost("the control stream is closed"));
                 },
-                sent = self.data.send_next(DataJob::frame), if data_ready => if !sent {
+                sent = self.data.send_next(DataJob::frame), if data_ready && data_broken.is_none() => if !sent {
                     return Stop::Broken(self.lost("the data stream is closed"));
                 },
                 _ = heartbeat.tick() => self.send_acks(),
+                () = std::future::ready(()), if self.since_ack > 0 => self.send_acks(),
             }
         }
     }
@@ -454,6 +469,17 @@ impl Session {
         };
         // A caller that does not wait any more has nothing to be told.
         let _ = reply.send(result);
+    }
+}
+
+/// Completes when control has been heard for long enough after data had ended.
+async fn broken_for_good(broken: Option<&(Error, Instant)>) -> Error {
+    match broken {
+        Some((error, until)) => {
+            tokio::time::sleep_until(*until).await;
+            error.clone()
+        }
+        None => std::future::pending().await,
     }
 }
 

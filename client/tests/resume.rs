@@ -214,7 +214,8 @@ impl ClientService for Server {
         let (out, replies) = mpsc::unbounded_channel();
         let (state, mut frames) = (self.0.clone(), request.into_inner());
         tokio::spawn(async move {
-            let Some(v1::client_control::Body::Hello(hello)) = frames.message().await.unwrap().and_then(|frame| frame.body) else {
+            let Some(v1::client_control::Body::Hello(hello)) = frames.message().await.unwrap().and_then(|frame| frame.body)
+            else {
                 panic!("no hello first")
             };
             {

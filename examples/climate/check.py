@@ -1,14 +1,17 @@
 """Checks a finished ensemble against FaIR called by hand.
 
-    .venv/bin/python check.py RUN_DIRECTORY [--sample N]
+    .venv/bin/python check.py RUN_DIRECTORY [--sample N] [--busy SHARE]
 
 Takes every k-th published series of the run, so that about N of them are looked at and every pathway is among them, calls
 `fair_scm` here with the pathway and the parameters the series names, and compares warming in 2100. Then it makes medians and
-ranges of all published series anew and compares them with the published table. Shares no code with what it checks.
+ranges of all published series anew and compares them with the published table. Shares no code with what it checks. At the end it
+says how busy the members kept the workers' cores, from the run's records; with --busy less than that share is a failure.
 """
 
 import argparse
 import csv
+import datetime
+import json
 import pathlib
 import sys
 
@@ -43,10 +46,25 @@ def by_hand(pathway, ecs, tcr):
     return temperature[year == 2100][0] - np.mean([t for t, y in zip(temperature, year) if 1850 <= y <= 1900])
 
 
+def instant(text):
+    """Seconds of an RFC 3339 time in UTC with any number of digits behind the second."""
+    return datetime.datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S").timestamp() + float("0" + text[19:].rstrip("Z"))
+
+
+def busy(run):
+    """User and system time of the members' processes, as a share of all cores from the first start to the last end."""
+    members = [json.loads(line) for line in (run / "tasks.jsonl").read_text().splitlines()]
+    members = [task for task in members if task["task_name"] == "simulate"]
+    wall = max(instant(task["finished_at"]) for task in members) - min(instant(task["started_at"]) for task in members)
+    cores = len({task["worker"] for task in members})
+    return sum(task["user_s"] + task["system_s"] for task in members) / (cores * wall), cores, wall
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("run", type=pathlib.Path, help="directory of the run, .scalable/runs/run-…")
     arguments.add_argument("--sample", type=int, default=8, help="members to call FaIR for")
+    arguments.add_argument("--busy", type=float, default=0.0, help="least share of the cores' time that the members must have used")
     options = arguments.parse_args()
     series = sorted(path for path in (options.run / "outputs" / "simulate").glob("*/series"))
     if not series:
@@ -87,6 +105,10 @@ def main():
         f"{len(checked)} of {len(series)} members are what FaIR gives when called by hand (largest difference {worst:.1e} K); "
         "the table is what the members say"
     )
+    share, cores, wall = busy(options.run)
+    print(f"members used {share:.1%} of {cores} cores for {wall:.1f} s")
+    if share < options.busy:
+        sys.exit(f"less than {options.busy:.0%}")
 
 
 if __name__ == "__main__":

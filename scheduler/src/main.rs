@@ -13,7 +13,7 @@ use scalable_provider::local::{LocalOptions, LocalProvider, LocalWorkers};
 use scalable_scheduler::auth::Token;
 use scalable_scheduler::door::Door;
 use scalable_scheduler::options::Options;
-use scalable_scheduler::reactor::{Identity, Lifetime, Reactor, Surroundings};
+use scalable_scheduler::reactor::{Identity, Lifetime, Reactor, Stop, Surroundings};
 use scalable_scheduler::{http, provision, records, serve, snapshot};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,6 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Window of every stream and connection: enough for the largest frame on loopback and in a cluster.
 const HTTP2_WINDOW_BYTES: u32 = 4 << 20;
+/// Longest wait for the last frames to go out, on loopback.
+const GOODBYE_WITHIN: Duration = Duration::from_millis(200);
 
 fn main() -> Result<()> {
     let options = Options::parse();
@@ -101,9 +103,10 @@ async fn run(options: Options) -> Result<()> {
             let _ = tokio::time::timeout(Duration::from_secs(10), gone).await;
         }
     }
-    // Goodbyes are on their way: the server ends when its streams have.
+    // Goodbyes are on their way: the server ends when its streams have. A peer that keeps its connection, or makes a new one in this
+    // moment, is not waited for.
     let _ = served.send(());
-    let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
+    let _ = tokio::time::timeout(GOODBYE_WITHIN, server).await;
     let _ = records_thread.join();
     drop(stop_sender);
     Ok(())
@@ -193,27 +196,31 @@ fn start_provider(
     Ok((seen, Some(stop)))
 }
 
-fn watch_signals(stop: mpsc::Sender<String>) -> Result<()> {
+fn watch_signals(stop: mpsc::Sender<Stop>) -> Result<()> {
     for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
         let mut signals = signal(kind).with_context(|| format!("watch {name}"))?;
         let stop = stop.clone();
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                let _ = stop.send(format!("the scheduler received {name}")).await;
+                let _ = stop.send(Stop::Now(format!("the scheduler received {name}"))).await;
             }
         });
     }
     Ok(())
 }
 
-/// A closed pipe means that whoever started this scheduler is gone, however it ended.
-fn watch_lifeline(stop: mpsc::Sender<String>) -> Result<()> {
+/// A closed pipe means that whoever started this scheduler is gone, however it ended: everything is cancelled. One that wrote
+/// `detach` first leaves on purpose: the runs go on, and the scheduler ends after them.
+fn watch_lifeline(stop: mpsc::Sender<Stop>) -> Result<()> {
     std::thread::Builder::new()
         .name("lifeline".to_owned())
         .spawn(move || {
-            let (mut stdin, mut buffer) = (std::io::stdin().lock(), [0; 64]);
-            while matches!(stdin.read(&mut buffer), Ok(1..)) {}
-            let _ = stop.blocking_send("the command line is gone".to_owned());
+            let mut said = Vec::new();
+            // More than a word is never said; what comes beyond it is not kept.
+            let _ = std::io::stdin().lock().take(64).read_to_end(&mut said);
+            let stop_for =
+                if said.starts_with(b"detach\n") { Stop::WhenDone } else { Stop::Now("the command line is gone".to_owned()) };
+            let _ = stop.blocking_send(stop_for);
         })
         .context("start the lifeline's thread")?;
     Ok(())

@@ -169,12 +169,15 @@ struct Run {
     workers: Option<BufWriter<File>>,
     successes_recorded: bool,
     began: jiff::Timestamp,
-    last_attempts: FxHashMap<(GroupId, u32), (u32, Arc<str>, Box<v1::AttemptReport>)>,
+    last_attempts: FxHashMap<(GroupId, u32), LastAttempt>,
     cpu_us: u64,
     first_failure: Option<Value>,
     /// The first thing that could not be written; said in `summary.json`.
     problem: Option<String>,
 }
+
+/// The number, worker and report of an attempt after which its task was given up.
+type LastAttempt = (u32, Arc<str>, Box<v1::AttemptReport>);
 
 struct Writer {
     runs: BTreeMap<RunId, Run>,

@@ -29,6 +29,7 @@ pub struct ConnectionId(pub u64);
 pub type Out<T> = mpsc::UnboundedSender<Result<T, Status>>;
 
 /// What reaches the reactor.
+#[expect(clippy::large_enum_variant, reason = "one a frame, moved once through a bounded channel")]
 pub enum Inbound {
     /// A worker's control stream began.
     WorkerControlOpened(ConnectionId, v1::WorkerHello, Out<v1::SchedulerControl>),

@@ -52,7 +52,7 @@ pub enum SpaceError {
     },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Values {
     Strings(Vec<String>),
     Range { start: i64, step: i64 },
@@ -244,6 +244,28 @@ impl Space {
         };
         let name = name.to_owned();
         Some((0..length).filter_map(move |step| self.value(step * stride, &name)))
+    }
+
+    /// True when both have the parameter with the same values in the same order (of the axis, or of the rows).
+    pub fn same_values(&self, other: &Space, name: &str) -> bool {
+        if let (Some(one), Some(two)) = (self.axis(name), other.axis(name)) {
+            let ranges = matches!((&one.values, &two.values), (Values::Range { .. }, Values::Range { .. }));
+            // A range of a hundred million values is compared by its bounds.
+            if ranges && one.length > 1 && two.length > 1 {
+                return one.values == two.values && one.length == two.length;
+            }
+        }
+        match (self.column(name), other.column(name)) {
+            (Some(one), Some(two)) => one.eq(two),
+            _ => false,
+        }
+    }
+
+    fn axis(&self, name: &str) -> Option<&Axis> {
+        match &self.kind {
+            Kind::Product(axes) => axes.iter().find(|axis| axis.name == name),
+            _ => None,
+        }
     }
 
     /// A name of the element for messages: `group[scenario=rcp45,member=7]`, `group[3]`, `group`.

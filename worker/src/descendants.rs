@@ -30,6 +30,15 @@ impl Children {
         Ok(Children { files, buffer: Vec::new() })
     }
 
+    /// Children of the thread that leads the process, from whichever thread.
+    ///
+    /// # Errors
+    /// As [`Children::open`].
+    pub fn of_leader() -> std::io::Result<Self> {
+        let leader = std::process::id();
+        Ok(Children { files: vec![File::open(format!("/proc/{leader}/task/{leader}/children"))?], buffer: Vec::new() })
+    }
+
     /// The children that exist now. One that ends while the list is read may hide another one, until the next reading.
     pub fn read(&mut self, out: &mut Vec<i32>) {
         out.clear();

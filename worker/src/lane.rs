@@ -8,12 +8,12 @@
 //! cannot be anybody else's until then). What left the group is a child of the agent by now, because the agent is a subreaper:
 //! a child that is no main process is an orphan, and belongs to the attempt whose session it is in or whose marker it carries in
 //! its environment. One that hid both is a stranger: it is killed when every attempt that could have started it is over. The end
-//! is said only when no orphan of the attempt is left.
+//! is said only when no orphan of the attempt is left, and no stranger that was killed with it.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -189,8 +189,8 @@ impl Lane {
     }
 
     /// Readable when [`Lane::poll`] has something to say.
-    pub fn fd(&self) -> RawFd {
-        self.epoll.0.as_raw_fd()
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
     }
 
     /// Processes that have not ended.
@@ -401,13 +401,15 @@ impl Lane {
             }
         }
         self.seen = seen;
-        let waiting_for: Vec<u64> = self.orphans.values().filter_map(|o| o.serial).collect();
-        let over: Vec<u64> = self
-            .processes
-            .iter()
-            .filter(|(serial, process)| process.ended.is_some() && !waiting_for.contains(serial))
-            .map(|(serial, _)| *serial)
-            .collect();
+        // A stranger that is being killed may be of any attempt that could have started it: they wait for it, too.
+        let waits = |serial: u64| {
+            self.orphans.values().any(|orphan| match orphan.serial {
+                Some(owner) => owner == serial,
+                None => orphan.killed && serial <= orphan.newest,
+            })
+        };
+        let ended = self.processes.iter().filter(|(_, process)| process.ended.is_some()).map(|(serial, _)| *serial);
+        let over: Vec<u64> = ended.filter(|serial| !waits(*serial)).collect();
         for serial in over {
             if let Some(end) = self.processes.remove(&serial).and_then(|p| p.ended) {
                 out.push(LaneEvent::Ended { serial, end });

@@ -5,6 +5,25 @@
 //! a disk. Directories, copies and digests are made by a few helper threads ([`helpers`]) that meet it through channels.
 #![deny(unsafe_code)]
 
+pub mod agent;
+pub mod attempt;
+pub mod batch;
+pub mod catalog;
+pub mod cgroup;
+pub mod connection;
+pub mod content;
 pub mod descendants;
+pub mod helpers;
+pub mod job;
 pub mod lane;
+pub mod layout;
+pub mod link;
+pub mod logs;
+pub mod options;
+pub mod pattern;
+pub mod process;
+pub mod publish;
 pub mod spawn;
+pub mod stage;
+pub mod takeover;
+pub mod watch;

@@ -235,10 +235,19 @@ fn exec_message(program: &str, errno: i32, words: &io::Error, prepared: &Prepare
         libc::ENOENT if by_name => {
             format!("command {program} was not found; looked for {}; install it or name it with its path", prepared.searched())
         }
-        libc::ENOENT => format!("command {program} was not found (or the interpreter it names in its first line or header is missing)"),
-        libc::EACCES => format!("command {program} may not be executed (permission denied); tried {}; chmod +x helps for a script", prepared.searched()),
-        libc::ENOEXEC => format!("command {program} is no executable format this machine knows; a script needs a first line such as #!/bin/sh"),
-        libc::E2BIG => format!("command {program}: its arguments and environment are too long for the system; pass a file instead ({{inputs.NAME.list}})"),
+        libc::ENOENT => {
+            format!("command {program} was not found (or the interpreter it names in its first line or header is missing)")
+        }
+        libc::EACCES => format!(
+            "command {program} may not be executed (permission denied); tried {}; chmod +x helps for a script",
+            prepared.searched()
+        ),
+        libc::ENOEXEC => {
+            format!("command {program} is no executable format this machine knows; a script needs a first line such as #!/bin/sh")
+        }
+        libc::E2BIG => format!(
+            "command {program}: its arguments and environment are too long for the system; pass a file instead ({{inputs.NAME.list}})"
+        ),
         _ => format!("command {program} could not be executed: {words}"),
     }
 }

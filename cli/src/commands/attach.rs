@@ -4,7 +4,7 @@ use super::Context;
 use super::run::finish_watching;
 use crate::args::AttachArgs;
 use crate::connect::{Found, block_on, reach};
-use crate::drive::{Watched, drive};
+use crate::drive::{End, Watched, drive};
 use crate::exit::CommandResult;
 use crate::interrupt::Signals;
 use crate::which;
@@ -31,6 +31,11 @@ pub fn run(context: &Context, args: &AttachArgs) -> CommandResult {
             outlives: true,
         };
         drive(&watched, &mut signals).await
-    })?;
-    finish_watching(context, &which.directory, ended)
+    });
+    // It may have ended, and its scheduler with it, between the look at its records and the connection.
+    let lost = ended.as_ref().map_or(true, |ended| matches!(ended.end, End::Lost(_)));
+    if lost && which.directory.record().is_ok_and(|record| record.is_over()) {
+        return super::report::sum_up(context, &which.directory);
+    }
+    finish_watching(context, &which.directory, ended?)
 }

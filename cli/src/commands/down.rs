@@ -36,8 +36,12 @@ pub fn run(context: &Context, args: &DownArgs) -> CommandResult {
     let left = wait_gone(&pids, GONE_TIMEOUT);
     if !left.is_empty() {
         let left: Vec<String> = left.iter().map(u32::to_string).collect();
-        return Err(Failure::infrastructure(format!("processes {} of {} are still there", left.join(", "), which.directory.name))
-            .help(format!("look into {}, then end them with kill", which.directory.file("scheduler.log").display())));
+        return Err(Failure::infrastructure(format!(
+            "processes {} of {} are still there",
+            left.join(", "),
+            which.directory.name
+        ))
+        .help(format!("look into {}, then end them with kill", which.directory.file("scheduler.log").display())));
     }
     if context.ui.json() {
         context.ui.out_json(&json!({ "schema": "scalable.down.v1", "run": which.directory.name, "stopped": before }))?;

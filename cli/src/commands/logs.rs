@@ -44,12 +44,16 @@ pub fn run(context: &Context, args: &LogsArgs) -> CommandResult {
     if printer.files.is_empty() {
         context.ui.say(match (&which.group, args.failed) {
             (_, true) => "no failed task has written anything".to_owned(),
-            (Some(_), false) => "nothing was written, or it has not been started: a log file begins with the first byte".to_owned(),
+            (Some(_), false) => {
+                "nothing was written, or it has not been started: a log file begins with the first byte".to_owned()
+            }
             (None, false) => format!("no task of {} has written anything", which.directory.name),
         });
     }
     if printer.left_out {
-        context.ui.warn(format!("more than {FOLLOWED_MAX} log files; the others lie in {}", which.directory.file("logs").display()));
+        context
+            .ui
+            .warn(format!("more than {FOLLOWED_MAX} log files; the others lie in {}", which.directory.file("logs").display()));
     }
     Ok(code::OK)
 }
@@ -71,7 +75,12 @@ impl LogFile {
         if parts.next().is_some() || !matches!(stream, "stdout" | "stderr") {
             return None;
         }
-        Some(LogFile { group: group.to_owned(), index: index.parse().ok()?, attempt: attempt.parse().ok()?, stream: stream.to_owned() })
+        Some(LogFile {
+            group: group.to_owned(),
+            index: index.parse().ok()?,
+            attempt: attempt.parse().ok()?,
+            stream: stream.to_owned(),
+        })
     }
 
     fn path(&self, directory: &RunDirectory) -> PathBuf {
@@ -100,8 +109,11 @@ impl<'a> Wanted<'a> {
         };
         let mut files = Vec::new();
         for group in groups {
-            let of_group: Vec<LogFile> =
-                names_in(&logs.join(&group))?.iter().filter_map(|name| LogFile::parse(&group, name)).filter(|file| self.wants(file)).collect();
+            let of_group: Vec<LogFile> = names_in(&logs.join(&group))?
+                .iter()
+                .filter_map(|name| LogFile::parse(&group, name))
+                .filter(|file| self.wants(file))
+                .collect();
             files.extend(if self.args.attempt.is_none() && !self.args.follow { last_attempts(of_group) } else { of_group });
         }
         files.sort();
@@ -135,9 +147,10 @@ fn failed_tasks(directory: &RunDirectory) -> Result<BTreeSet<(String, u32)>, Fai
     let mut failed = BTreeSet::new();
     for name in ["failures.jsonl", "tasks.jsonl"] {
         let path = directory.file(name);
-        let lines = records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
+        let lines =
+            records::read_lines::<TaskRecord>(&path).map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
         let lines = lines.filter(|record| name == "failures.jsonl" || record.state == "failed");
-        failed.extend(lines.map(|record| (record.group().to_owned(), record.index)));
+        failed.extend(lines.map(|record| (record.group().to_owned(), record.index())));
     }
     Ok(failed)
 }
@@ -201,9 +214,11 @@ impl Printer {
         let mut chunk = Vec::new();
         loop {
             chunk.clear();
-            file.by_ref().take(CHUNK_BYTES).read_to_end(&mut chunk).map_err(|error| Failure::io(doing(), &error))?;
-            // A character or an escape sequence is not to be cut in two: the end of a chunk without a line feed waits for more.
-            let whole = if chunk.len() as u64 == CHUNK_BYTES { chunk.iter().rposition(|byte| *byte == b'\n').map_or(chunk.len(), |at| at + 1) } else { chunk.len() };
+            Read::by_ref(&mut file).take(CHUNK_BYTES).read_to_end(&mut chunk).map_err(|error| Failure::io(doing(), &error))?;
+            // Cut between lines where there are any, so that no character or escape sequence is torn apart.
+            let full = chunk.len() as u64 == CHUNK_BYTES;
+            let line_feed = chunk.iter().rposition(|byte| *byte == b'\n').filter(|_| full);
+            let whole = line_feed.map_or(chunk.len(), |at| at + 1);
             if whole == 0 {
                 return Ok(at);
             }

@@ -16,7 +16,7 @@ pub mod submit;
 pub mod validate;
 pub mod version;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::ui::Ui;
 
@@ -27,4 +27,16 @@ pub struct Context {
     pub ui: Ui,
     /// Where run directories lie.
     pub runs_dir: PathBuf,
+}
+
+impl Context {
+    /// ` --runs-dir DIR` for a command that is to be typed, where the runs are not in the usual place.
+    pub fn runs_dir_option(&self) -> String {
+        let usual = self.runs_dir == Path::new(".scalable/runs") || std::env::var_os("SCALABLE_RUNS_DIR").is_some();
+        if usual {
+            String::new()
+        } else {
+            format!(" --runs-dir {}", scalable_template::quote(&self.runs_dir.display().to_string()))
+        }
+    }
 }

@@ -99,7 +99,9 @@ fn compare(context: &Context, names: &[String], json: bool) -> Result<String, Fa
     }
     for name in groups {
         row(&format!("{name}: mean"), &|summary| match summary.sums.get(name) {
-            Some(sums) if sums.executed > 0 => format!("{} ({} tasks)", span(sums.duration_s / sums.executed as f64), sums.executed),
+            Some(sums) if sums.executed > 0 => {
+                format!("{} ({} tasks)", span(sums.duration_s / sums.executed as f64), sums.executed)
+            }
             _ => String::new(),
         });
     }

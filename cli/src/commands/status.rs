@@ -9,11 +9,11 @@ use crate::connect::{self, Found, block_on, reach};
 use crate::exit::{CommandResult, Failure, code};
 use crate::progress::pool_line;
 use crate::records::RunRecord;
+use crate::runs;
 use crate::summary::Summary;
 use crate::table::Table;
 use crate::ui::one_line;
 use crate::which::{self, Which};
-use crate::runs;
 
 /// Shows the state.
 pub fn run(context: &Context, args: &StatusArgs) -> CommandResult {
@@ -52,7 +52,8 @@ pub fn unreachable(run: &str, error: Option<&scalable::Error>) -> Failure {
     match error {
         Some(error) => Failure::infrastructure(format!("the scheduler of {run} does not answer: {error}"))
             .help("if the machine was restarted the run is gone: `scalable retry --failed` goes on from what is there"),
-        None => Failure::usage(format!("{run} has no scheduler any more")).help("`scalable status` and `scalable report` read its records"),
+        None => Failure::usage(format!("{run} has no scheduler any more"))
+            .help("`scalable status` and `scalable report` read its records"),
     }
 }
 
@@ -74,7 +75,13 @@ fn all(context: &Context) -> CommandResult {
     let mut table = Table::new(&["run", "status", "target", "started", "finished"]);
     for (directory, record) in &runs {
         let finished = record.finished_at.clone().unwrap_or_default();
-        table.row([directory.name.clone(), record.status.clone(), record.target_name.clone(), record.started_at.clone(), finished]);
+        table.row([
+            directory.name.clone(),
+            record.status.clone(),
+            record.target_name.clone(),
+            record.started_at.clone(),
+            finished,
+        ]);
     }
     context.ui.out(table.render())?;
     Ok(code::OK)
@@ -130,9 +137,7 @@ fn over(context: &Context, which: &Which) -> CommandResult {
 
 fn cluster(context: &Context, address: &str, status: &v1::StatusReply, runs: &[v1::RunProgress]) -> CommandResult {
     if context.ui.json() {
-        let run = |run: &v1::RunProgress| {
-            json!({ "run": run.run, "status": state_word(run.state()), "groups": run.groups.iter().map(group_json).collect::<Vec<_>>() })
-        };
+        let run = |run: &v1::RunProgress| json!({ "run": run.run, "status": state_word(run.state()), "groups": run.groups.iter().map(group_json).collect::<Vec<_>>() });
         context.ui.out_json(&json!({
             "schema": "scalable.cluster.v1",
             "address": address, "cluster_id": status.cluster_id, "epoch": status.epoch, "build": status.build,
@@ -182,7 +187,8 @@ fn facts(record: &RunRecord) -> String {
 /// Counts of groups as a table.
 pub fn groups_table(groups: &[v1::GroupCounts]) -> String {
     let mut table =
-        Table::new(&["group", "tasks", "succeeded", "running", "waiting", "failed", "skipped", "cancelled", "retried"]).numbers_from(1);
+        Table::new(&["group", "tasks", "succeeded", "running", "waiting", "failed", "skipped", "cancelled", "retried"])
+            .numbers_from(1);
     for group in groups {
         let length = if group.open { "?".to_owned() } else { group.length.to_string() };
         let waiting = group.waiting + group.ready + group.backoff + group.assigned;

@@ -17,7 +17,11 @@ pub fn run(context: &Context) -> CommandResult {
             "manifest": 1,
         }))?;
     } else {
-        context.ui.out(format!("scalable {version} (protocol {} to {}, manifest version 1)", protocol.start(), protocol.end()))?;
+        context.ui.out(format!(
+            "scalable {version} (protocol {} to {}, manifest version 1)",
+            protocol.start(),
+            protocol.end()
+        ))?;
     }
     Ok(code::OK)
 }

@@ -193,7 +193,6 @@ impl Scheduler {
     pub(super) fn remember_attempt(&mut self, row: &Row, followed: bool) {
         let reuse = followed && self.mutations.has(Mutation::ReuseAttemptNumber);
         let group = self.group_mut(row.group);
-        group.retried += u32::from(followed);
         group.memos.entry(row.index).or_default().attempts = row.attempt - u32::from(reuse);
     }
 

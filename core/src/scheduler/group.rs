@@ -110,7 +110,7 @@ pub(super) struct Group {
     /// It was open when it was skipped or cancelled: it has no element.
     pub(super) closed: Option<Closed>,
     pub(super) memos: BTreeMap<u32, Memo>,
-    /// Attempts that were followed by another, uncharged ones included.
+    /// Attempts that came to something and were followed by another. One that was taken back unstarted is not among them.
     pub(super) retried: u32,
     /// Moving mean of wall time, in micros, once an attempt has finished.
     pub(super) wall_mean: Option<Micros>,

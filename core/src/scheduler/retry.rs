@@ -63,6 +63,7 @@ impl Scheduler {
         let again = !matches!(next, Next::GiveUp(_)) && !self.no_new_starts(task);
         self.remember_attempt(&row, again);
         let group = self.group_mut(task.group);
+        group.retried += u32::from(again);
         if charged != task.index && charged < group.length.unwrap_or(0) {
             let attempts = group.attempts(charged);
             group.memos.entry(charged).or_default().attempts = attempts;

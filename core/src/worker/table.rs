@@ -31,7 +31,8 @@ pub enum State {
     Ending,
     /// Its whole process group was killed (SIGKILL); the kernel has not said yet that it is over.
     Killed,
-    /// No process is left, its resources are free again; outputs are being published or thrown away.
+    /// No process is left; outputs are being published or thrown away. Its resources are free when its end is reported and not
+    /// before: in the scheduler's books they are its own until then, and a start that needs them would look like an over-commit.
     Settling,
 }
 
@@ -42,7 +43,7 @@ impl State {
 
     /// True while the attempt takes its resources.
     pub fn takes_resources(self) -> bool {
-        matches!(self, State::Staging | State::Doomed | State::Executing | State::Ending | State::Killed)
+        self != State::Queued
     }
 }
 
@@ -189,7 +190,7 @@ mod tests {
             for event in Event::ALL {
                 if let Some((to, _)) = next(state, event) {
                     let to = to.expect("a row with a process is never dropped");
-                    assert!(to.takes_resources() || event == Event::Exited, "{state:?} + {event:?}");
+                    assert!(to != State::Settling || event == Event::Exited, "{state:?} + {event:?}");
                 }
             }
         }

@@ -47,8 +47,9 @@ fn one_attempt_from_dispatch_to_report() {
     assert_eq!(step(&mut w, 0, Input::Dispatch(attempt(1, SMALL))), [Output::Stage(s)]);
     assert_eq!(step(&mut w, 0, Input::Staged(s)), [Output::Started(s), Output::Spawn(s)]);
     assert_eq!(step(&mut w, 5, Input::Exited(s, OutcomeClass::Succeeded)), [Output::Publish(s)]);
-    assert_eq!(w.used(), &Resources::default(), "resources are free before outputs are published");
+    assert_ne!(w.used(), &Resources::default(), "resources are its own until its end is reported");
     assert_eq!(step(&mut w, 6, Input::Settled(s, None)), [Output::Finished(s, OutcomeClass::Succeeded)]);
+    assert_eq!(w.used(), &Resources::default());
     assert!(w.is_empty());
 }
 
@@ -69,8 +70,9 @@ fn the_first_that_fits_starts_in_dispatch_order() {
     assert_eq!(step(&mut w, 0, Input::Dispatch(attempt(3, SMALL))), [Output::Stage(Serial(3))]);
     assert_eq!(step(&mut w, 0, Input::Dispatch(attempt(4, SMALL))), []);
     step(&mut w, 0, Input::Staged(Serial(3)));
-    let out = step(&mut w, 1, Input::Exited(Serial(1), OutcomeClass::Succeeded));
-    assert_eq!(out, [Output::Publish(Serial(1)), Output::Stage(Serial(4))]);
+    assert_eq!(step(&mut w, 1, Input::Exited(Serial(1), OutcomeClass::Succeeded)), [Output::Publish(Serial(1))]);
+    let out = step(&mut w, 1, Input::Settled(Serial(1), None));
+    assert_eq!(out, [Output::Finished(Serial(1), OutcomeClass::Succeeded), Output::Stage(Serial(4))]);
 }
 
 #[test]
@@ -87,10 +89,12 @@ fn a_large_attempt_is_overtaken_a_bounded_number_of_times() {
         overtaken += 1;
         step(&mut w, 0, Input::Staged(Serial(n)));
         step(&mut w, 0, Input::Exited(Serial(last), OutcomeClass::Succeeded));
+        step(&mut w, 0, Input::Settled(Serial(last), None));
         last = n;
     }
     assert_eq!(overtaken, OVERTAKEN_MAX);
-    let out = step(&mut w, 0, Input::Exited(Serial(last), OutcomeClass::Succeeded));
+    step(&mut w, 0, Input::Exited(Serial(last), OutcomeClass::Succeeded));
+    let out = step(&mut w, 0, Input::Settled(Serial(last), None));
     assert!(out.contains(&Output::Stage(Serial(2))), "{out:?}");
 }
 
@@ -221,8 +225,8 @@ fn a_void_session_ends_everything_and_reports_nothing() {
     fresh.handle = handle(1);
     assert_eq!(step(&mut w, 2, Input::Dispatch(fresh)), [], "the old process still takes its cpus");
     let out = step(&mut w, 3, Input::Exited(Serial(1), OutcomeClass::AppError));
-    assert_eq!(out, [Output::Discard(Serial(1), OutcomeClass::Cancelled), Output::Stage(Serial(3))]);
-    assert_eq!(step(&mut w, 3, Input::Settled(Serial(1), None)), [Output::Forget(Serial(1))]);
+    assert_eq!(out, [Output::Discard(Serial(1), OutcomeClass::Cancelled)]);
+    assert_eq!(step(&mut w, 3, Input::Settled(Serial(1), None)), [Output::Forget(Serial(1)), Output::Stage(Serial(3))]);
     assert_eq!(step(&mut w, 4, Input::Staged(Serial(3))), [Output::Started(Serial(3)), Output::Spawn(Serial(3))]);
 }
 
@@ -343,7 +347,7 @@ proptest! {
             }
             let mut used = Resources::default();
             for (state, shape) in &seen {
-                if matches!(state, Seen::Staging | Seen::Running) {
+                if matches!(state, Seen::Staging | Seen::Running | Seen::Settling) {
                     used.add(&requests[*shape as usize - 1]);
                 }
             }

@@ -67,7 +67,16 @@ pub struct Surroundings {
     /// Snapshots for 8787.
     pub snapshots: Publisher,
     /// Ends the process gracefully: the lifeline has closed or a signal came.
-    pub stop: mpsc::Receiver<String>,
+    pub stop: mpsc::Receiver<Stop>,
+}
+
+/// How the process is to end.
+#[derive(Clone, Debug)]
+pub enum Stop {
+    /// Cancel every run and end, for this reason.
+    Now(String),
+    /// Let the runs go on and end after them.
+    WhenDone,
 }
 
 /// When the reactor ends by itself.
@@ -156,7 +165,7 @@ impl Reactor {
     }
 
     /// Runs until told to stop. Returns when every run is over and recorded, or the time for that has passed.
-    pub async fn run(mut self, mut inbound: mpsc::Receiver<Inbound>, mut surroundings: Surroundings, lifetime: Lifetime) {
+    pub async fn run(mut self, mut inbound: mpsc::Receiver<Inbound>, mut surroundings: Surroundings, mut lifetime: Lifetime) {
         let mut batch = Vec::with_capacity(INPUTS_PER_FLUSH_MAX);
         let mut snapshot_due = Instant::now();
         let mut seen_open = true;
@@ -183,10 +192,11 @@ impl Reactor {
                     Some(seen) => self.seen(seen),
                     None => seen_open = false,
                 },
-                reason = surroundings.stop.recv() => {
-                    let reason = reason.unwrap_or_else(|| "the scheduler was told to stop".to_owned());
-                    self.begin_stop(reason, true);
-                }
+                stop = surroundings.stop.recv() => match stop {
+                    Some(Stop::Now(reason)) => self.begin_stop(reason, true),
+                    Some(Stop::WhenDone) => lifetime.exit_when_done = true,
+                    None => self.begin_stop("the scheduler was told to stop".to_owned(), true),
+                },
                 () = tokio::time::sleep_until(wake_at.into()) => {}
             }
             let now = self.now();
@@ -224,10 +234,10 @@ impl Reactor {
         if let Some((deadline, _)) = &self.stopping {
             return !live || *deadline <= Instant::now();
         }
-        // A scheduler that has never had a run waits for one.
+        // Without an idle time-to-live, a scheduler that has never had a run waits for one.
         lifetime.exit_when_done
             && !live
-            && self.counters.runs > 0
+            && (self.counters.runs > 0 || !lifetime.idle_ttl.is_zero())
             && self.idle_since.is_some_and(|since| since + lifetime.idle_ttl <= Instant::now())
     }
 
@@ -340,9 +350,9 @@ impl Reactor {
             Output::Refused { client_key, code, message } => self.refused(client_key, code, message),
             Output::Dispatch { session, dispatch } => self.dispatch(session, dispatch),
             Output::Retract { session, handles } => {
-                self.to_worker(session, |handles| v1::scheduler_control::Body::Retract(v1::Retract { handles }), &handles)
+                self.tell_worker(session, |handles| v1::scheduler_control::Body::Retract(v1::Retract { handles }), &handles)
             }
-            Output::CancelAttempts { session, handles } => self.to_worker(
+            Output::CancelAttempts { session, handles } => self.tell_worker(
                 session,
                 |handles| v1::scheduler_control::Body::Cancel(v1::CancelAttempts { handles, reason: "cancelled".to_owned() }),
                 &handles,
@@ -354,6 +364,10 @@ impl Reactor {
                         reason: "the scheduler drains this worker".to_owned(),
                     }));
                 }
+            }
+            // A worker that was given up may begin a new session; it knows that by the word.
+            Output::CloseSession { session, reason } if self.ended_sessions.contains(&session) => {
+                self.close_session(session, &format!("lost: {reason}"));
             }
             Output::CloseSession { session, reason } => self.close_session(session, &reason),
             Output::AttemptStarted { task, .. } => self.touch(task.group),

@@ -392,7 +392,10 @@ impl Reactor {
             if state == WorkerState::Lost {
                 self.counters.workers_lost += 1;
             }
-            self.close_session(session, word);
+            // A loss is followed by `CloseSession` with its reason in full.
+            if state == WorkerState::Gone {
+                self.close_session(session, word);
+            }
             // Forgotten when the outbox is flushed: later outputs of this step still ask for its name.
             self.ended_sessions.push(session);
         }
@@ -401,7 +404,7 @@ impl Reactor {
         }
     }
 
-    pub(super) fn to_worker(
+    pub(super) fn tell_worker(
         &mut self,
         session: SessionId,
         body: impl FnOnce(Vec<u64>) -> v1::scheduler_control::Body,

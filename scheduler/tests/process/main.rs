@@ -1,5 +1,7 @@
 //! A real scheduler process and what its peers see of it.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 mod pages;
 mod resume;

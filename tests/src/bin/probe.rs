@@ -18,13 +18,14 @@ fn main() {
             wait_until(|| Path::new(gate).exists());
             note(notes, "end", name);
         }
-        // As `gate` in attempts below `attempts`, and without waiting afterwards.
-        ["gate-until", attempts, notes, name, gate] => {
-            note(notes, "start", name);
-            if attempt() < attempts.parse().unwrap() {
+        // As `gate`, but only the first start of this name waits. Which start it was is written into `file`.
+        ["gate-first", notes, name, gate, file] => {
+            let nth = note_start(notes, name);
+            if nth == 1 {
                 wait_until(|| Path::new(gate).exists());
             }
             note(notes, "end", name);
+            std::fs::write(file, nth.to_string()).unwrap();
         }
         // Notes its start, waits until `count` have started, notes its end.
         ["meet", notes, name, count] => {
@@ -35,16 +36,14 @@ fn main() {
             });
             note(notes, "end", name);
         }
-        // Fails in attempts up to `attempts`.
-        ["flaky", notes, attempts] => {
-            note(notes, "start", "flaky");
-            if attempt() <= attempts.parse().unwrap() {
-                eprintln!("attempt {} does not want to", attempt());
+        // Fails the first `times` times.
+        ["flaky", notes, times] => {
+            let nth = note_start(notes, "flaky");
+            if nth <= times.parse().unwrap() {
+                eprintln!("start {nth} does not want to");
                 std::process::exit(9);
             }
         }
-        // Writes its attempt into a file.
-        ["attempt", file] => std::fs::write(file, attempt().to_string()).unwrap(),
         // Touches `bytes` of memory, keeps them, and says so.
         ["hog", bytes] => {
             let bytes: usize = bytes.parse().unwrap();
@@ -113,16 +112,19 @@ fn main() {
     }
 }
 
-fn attempt() -> u32 {
-    std::env::var("SCALABLE_ATTEMPT").unwrap().parse().unwrap()
+/// Notes a start and returns how many of this name there have been. Attempt numbers do not say that: one that was taken back
+/// before it executed has had a number too.
+fn note_start(notes: &str, name: &str) -> usize {
+    note(notes, "start", name);
+    let begin = format!("start {name} ");
+    std::fs::read_to_string(notes).unwrap().lines().filter(|line| line.starts_with(&begin)).count()
 }
 
-/// One line, written in one piece: `event name pid attempt worker-pid`.
+/// One line, written in one piece: `event name pid parent`.
 fn note(notes: &str, event: &str, name: &str) {
-    let attempt = std::env::var("SCALABLE_ATTEMPT").unwrap_or_default();
     // SAFETY: always succeeds.
     let parent = unsafe { libc::getppid() };
-    append(notes, &format!("{event} {name} pid={} attempt={attempt} parent={parent}\n", std::process::id()));
+    append(notes, &format!("{event} {name} pid={} parent={parent}\n", std::process::id()));
 }
 
 fn append(file: &str, text: &str) {

@@ -11,7 +11,8 @@ pub fn scheduler(sandbox: &Sandbox) -> (Running, String) {
 
 /// As [`scheduler`], with the address that people and monitoring use behind.
 pub fn scheduler_and_monitoring(sandbox: &Sandbox) -> (Running, String, String) {
-    let running = sandbox.start("scalable-scheduler", &["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--token-file", "token"]);
+    let running =
+        sandbox.start("scalable-scheduler", &["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--token-file", "token"]);
     let said = until("the scheduler to say where it listens", || {
         let text = running.stdout();
         let line = text.split_once('\n')?.0;

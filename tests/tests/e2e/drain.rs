@@ -7,7 +7,7 @@ const ONE_TASK: &str = r#"
 targets: { local: { provider: local } }
 tasks:
   long:
-    command: [sh, -c, "PROBE gate HERE/notes long HERE/gate && PROBE attempt {outputs.value}"]
+    command: [sh, -c, "PROBE gate HERE/notes long HERE/gate && PROBE write {outputs.value} done"]
     outputs: { value: file }
 "#;
 
@@ -23,19 +23,29 @@ fn ten_sigterms_of_the_worker_with_the_task() {
     };
     sandbox.manifest(ONE_TASK);
     let run = sandbox.start("scalable", &["run", "--address", &address, "--token-file", "token"]);
-    for attempt in 1..=10 {
+    let started = |times: usize| {
+        until("the next start of the task", || {
+            (sandbox.lines("notes").iter().filter(|line| line.starts_with("start ")).count() == times).then_some(())
+        });
+    };
+    for times in 1..=10 {
         let worker = worker();
-        sandbox.line("notes", &format!("attempt={attempt} "));
+        started(times);
         worker.signal(Signal::SIGTERM);
         worker.wait().calm().expect(0);
     }
     let _last = worker();
-    sandbox.line("notes", "attempt=11 ");
+    started(11);
     sandbox.write("gate", "");
     run.wait().calm().expect(0);
     let run = sandbox.last_run();
-    assert_eq!(run.task("long[0]")["attempt"], 11, "handed back ten times, and charged for none of them");
-    assert_eq!(run.output("long/value"), "11");
+    let task = run.task("long[0]");
+    assert_eq!(
+        (task["state"].as_str(), task["attempt"].as_u64()),
+        (Some("succeeded"), Some(11)),
+        "charged for none of them: {task:#}"
+    );
+    assert_eq!(run.output("long/value"), "done");
 }
 
 #[test]

@@ -13,6 +13,7 @@ tasks:
     foreach: { n: { range: [0, 3] } }
     command: ["PROBE", nothing]
   bad:
+    cwd: work
     command: ["PROBE", fail, "7", "the forcing file is from another century"]
     depends_on: [good]
   after_bad:
@@ -95,11 +96,8 @@ tasks:
     sandbox.scalable(&["run"]).expect(1);
     let run = sandbox.last_run();
     assert_eq!(run.states(), ["flaky[0] succeeded", "hopeless[0] failed", "picky[0] failed"]);
-    assert_eq!(run.task("flaky[0]")["attempt"], 3);
-    assert_eq!(run.task("hopeless[0]")["attempt"], 2);
-    assert_eq!(run.task("picky[0]")["attempt"], 1);
-    let attempts: Vec<usize> = ["notes", "hopeless", "picky"].iter().map(|notes| sandbox.lines(notes).len()).collect();
-    assert_eq!(attempts, [3, 2, 1]);
+    let starts: Vec<usize> = ["notes", "hopeless", "picky"].iter().map(|notes| sandbox.lines(notes).len()).collect();
+    assert_eq!(starts, [3, 2, 1]);
 }
 
 #[test]

@@ -10,18 +10,24 @@ fn pid(note: &str) -> i32 {
     digits.parse().unwrap()
 }
 
+/// Notes of one event of one task, in order.
+fn notes_of(sandbox: &Sandbox, event: &str, name: &str) -> Vec<String> {
+    let begin = format!("{event} {name} ");
+    sandbox.lines("notes").into_iter().filter(|line| line.starts_with(&begin)).collect()
+}
+
 fn alive(pid: i32) -> bool {
     kill(Pid::from_raw(pid), None).is_ok()
         && std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// Four tasks on two workers; the first attempt of each waits for the gate, later ones do not.
+/// Four tasks on two workers; the first start of each waits for the gate, later ones do not. What it writes is which start it was.
 const GATED: &str = r#"
 targets: { local: { provider: local, max_workers: 2 } }
 tasks:
   work:
     foreach: { n: { range: [0, 4] } }
-    command: [sh, -c, "PROBE gate-until 2 HERE/notes {n} HERE/gate && PROBE attempt {outputs.value}"]
+    command: ["PROBE", gate-first, "HERE/notes", "{n}", "HERE/gate", "{outputs.value}"]
     outputs: { value: file }
 "#;
 
@@ -35,10 +41,7 @@ fn a_worker_killed_in_the_middle_of_a_task() {
     let worker = sandbox.worker_of(task);
     kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
 
-    sandbox.line("notes", &format!("start {name} pid={}", ""));
-    let again = until("the second attempt", || {
-        sandbox.lines("notes").into_iter().find(|line| line.starts_with(&format!("start {name} ")) && line.contains("attempt=2"))
-    });
+    let again = until("the second start", || notes_of(&sandbox, "start", &name).into_iter().nth(1));
     assert!(!alive(task), "no task outlives its agent: {task} is alive while {again} runs");
     sandbox.write("gate", "");
     running.wait().calm().expect(0);
@@ -46,7 +49,8 @@ fn a_worker_killed_in_the_middle_of_a_task() {
     let run = sandbox.last_run();
     assert_eq!(run.tasks().len(), 4, "one line a task");
     let id = format!("work[{name}]");
-    assert_eq!((run.task(&id)["state"].as_str(), run.task(&id)["attempt"].as_u64()), (Some("succeeded"), Some(2)));
+    assert_eq!(run.task(&id)["state"], "succeeded");
+    assert!(run.task(&id)["attempt"].as_u64() >= Some(2));
     assert_eq!(run.output(&format!("work/n={name}/value")), "2", "the result is that of the attempt that was committed");
     assert_eq!(run.outputs().len(), 4);
     sandbox.nothing_is_left();
@@ -55,7 +59,8 @@ fn a_worker_killed_in_the_middle_of_a_task() {
 #[test]
 fn a_worker_that_is_stopped_and_comes_back() {
     let sandbox = Sandbox::new().short_leases();
-    sandbox.manifest(GATED);
+    // Room for everything on either worker: the one that is stopped is not replaced while it is there.
+    sandbox.manifest(&GATED.replace("max_workers: 2", "max_workers: 2, threads_per_worker: 4"));
     let running = sandbox.start("scalable", &["run"]);
     let note = sandbox.line("notes", "start ");
     let (task, name) = (pid(&note), note.split(' ').nth(1).unwrap().to_owned());
@@ -63,9 +68,7 @@ fn a_worker_that_is_stopped_and_comes_back() {
     kill(Pid::from_raw(worker), Signal::SIGSTOP).unwrap();
 
     // Silent for longer than its lease: somebody else gets the task and finishes it.
-    until("the second attempt's end", || {
-        sandbox.lines("notes").into_iter().find(|line| line.starts_with(&format!("end {name} ")) && line.contains("attempt=2"))
-    });
+    until("the second start's end", || notes_of(&sandbox, "end", &name).pop());
     // Now the old one finishes too, and its agent wakes up and wants to report.
     sandbox.write("gate", "");
     if alive(worker) {
@@ -74,7 +77,7 @@ fn a_worker_that_is_stopped_and_comes_back() {
     running.wait().calm().expect(0);
     let run = sandbox.last_run();
     assert_eq!(run.tasks().len(), 4);
-    assert_eq!(run.task(&format!("work[{name}]"))["attempt"], 2);
+    assert!(run.task(&format!("work[{name}]"))["attempt"].as_u64() >= Some(2));
     assert_eq!(run.output(&format!("work/n={name}/value")), "2", "the late result commits nothing");
     sandbox.nothing_is_left();
 }

@@ -30,7 +30,7 @@ fn two_workers_with_two_gpus_each() {
     // Every task waits until four have started: fewer than four at once would never end, and more than four must not be.
     sandbox.manifest(
         r#"
-targets: { local: { provider: local, max_workers: 2, threads_per_worker: 16, resources: { limits: { nvidia.com/gpu: 2 } } } }
+targets: { local: { provider: local, max_workers: 2, threads_per_worker: 16, gpus: 2 } }
 tasks:
   train:
     foreach: { n: { range: [0, 24] } }

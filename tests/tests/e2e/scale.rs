@@ -58,7 +58,7 @@ tasks:
     until("the run to be queued", || {
         let status = sandbox.start("scalable", &[&["status", "-o", "json"], connect.as_slice()].concat()).wait();
         let document: Value = serde_json::from_str(&status.stdout).ok()?;
-        document.to_string().contains(&format!("\"length\":{tasks}")).then_some(())
+        document.to_string().contains(&format!("\"tasks\":{tasks}")).then_some(())
     });
     let run_name = sandbox.last_run().name();
     // No worker: it waits, and says why.

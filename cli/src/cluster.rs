@@ -1,0 +1,114 @@
+//! A manifest without tasks: the cluster runs, says how to connect, and ends by Ctrl-C or after a time without work.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use scalable::Client;
+use scalable_proto::v1;
+
+use crate::carry_out::verify_gone;
+use crate::commands::Context;
+use crate::exit::{CommandResult, Failure, code};
+use crate::interrupt::{Signals, Told};
+use crate::launcher::LocalScheduler;
+use crate::records::{Pids, RunRecord};
+use crate::runs::RunDirectory;
+
+/// How often it is looked whether anything runs.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Why a cluster ended.
+enum Why {
+    Told(Told),
+    Idle,
+    Ended(std::process::ExitStatus),
+}
+
+/// Keeps the cluster until it is told to end, was idle for `idle_ttl`, or is gone.
+pub async fn serve(
+    context: &Context,
+    directory: &RunDirectory,
+    record: &RunRecord,
+    client: Client,
+    scheduler: LocalScheduler,
+    signals: &mut Signals,
+    idle_ttl: Duration,
+) -> CommandResult {
+    let ui = context.ui;
+    let token_file = record.token_file.clone().unwrap_or_default();
+    if ui.json() {
+        ui.out_json(&serde_json::json!({
+            "schema": "scalable.cluster_started.v1", "run": directory.name, "address": scheduler.ready.address,
+            "http": scheduler.ready.http, "token_file": token_file, "directory": directory.path,
+        }))?;
+    } else {
+        ui.out(format!(
+            "the cluster is ready; the manifest has no tasks, so it waits for work\n  address     {}\n  token file  {token_file}\n  \
+             page        {}\nto give it work, from another terminal:\n  scalable submit --address {} --token-file {token_file} -- COMMAND\n\
+             it ends with Ctrl-C, or after {} without work",
+            scheduler.ready.address,
+            scheduler.ready.http,
+            scheduler.ready.address,
+            crate::ui::span(idle_ttl.as_secs_f64()),
+        ))?;
+    }
+    let why = wait(&client, &scheduler, signals, idle_ttl).await;
+    let busy = matches!(&why, Why::Told(_)) && client.list_runs().await.is_ok_and(|runs| runs.iter().any(is_live));
+    let mut pids = vec![scheduler.ready.pid];
+    if !matches!(why, Why::Ended(_)) {
+        if let Ok(status) = client.status("").await {
+            pids.extend(status.workers.iter().map(|worker| worker.pid));
+        }
+        // Without an answer the closed pipe says the same.
+        let _ = client.shutdown(true).await;
+    }
+    let tail = scheduler.log_tail();
+    let stopped = scheduler.stop_meanwhile().await;
+    let result = match why {
+        Why::Told(told) if busy => Ok(told.exit_code()),
+        Why::Told(_) => Ok(code::OK),
+        Why::Idle => {
+            ui.say(format!("no work for {}: the cluster ends", crate::ui::span(idle_ttl.as_secs_f64())));
+            Ok(code::OK)
+        }
+        Why::Ended(status) if status.success() => Ok(code::OK),
+        Why::Ended(status) => Err(Failure::infrastructure(format!("the scheduler ended: {status}\n{}", tail.trim_end()))),
+    };
+    let status = match &result {
+        Ok(code::OK) => "completed",
+        Ok(_) => "cancelled",
+        Err(_) => "failed",
+    };
+    directory.write_record(&RunRecord {
+        status: status.to_owned(),
+        finished_at: Some(Timestamp::now().to_string()),
+        address: None,
+        http: None,
+        token_file: None,
+        pids: Pids::default(),
+        ..record.clone()
+    })?;
+    stopped.and_then(|()| verify_gone(&pids))?;
+    result
+}
+
+fn is_live(run: &v1::RunProgress) -> bool {
+    matches!(run.state(), v1::RunState::Running | v1::RunState::Cancelling)
+}
+
+async fn wait(client: &Client, scheduler: &LocalScheduler, signals: &mut Signals, idle_ttl: Duration) -> Why {
+    let mut busy_until = Instant::now();
+    let mut look = tokio::time::interval(LOOK_EVERY.min(idle_ttl.max(Duration::from_millis(50))));
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            told = signals.next() => return Why::Told(told),
+            status = scheduler.exited() => return Why::Ended(status),
+            _ = look.tick() => match client.list_runs().await {
+                Ok(runs) if runs.iter().any(is_live) => busy_until = Instant::now(),
+                _ if busy_until.elapsed() >= idle_ttl => return Why::Idle,
+                _ => {}
+            },
+        }
+    }
+}

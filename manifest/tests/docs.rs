@@ -1,0 +1,38 @@
+//! The reference in docs/manifest.md keeps up with the code.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+use common::Case;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+fn codes(text: &str, quote: char) -> BTreeSet<String> {
+    let words = text.split(quote).filter(|word| word.starts_with("E_") || word.starts_with("W_"));
+    words
+        .filter(|word| word.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_'))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_code_has_a_line() {
+    let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = std::fs::read_dir(crate_root.join("src")).unwrap();
+    let used: BTreeSet<String> =
+        sources.flat_map(|file| codes(&std::fs::read_to_string(file.unwrap().path()).unwrap(), '"')).collect();
+    let reference = std::fs::read_to_string(crate_root.join("../docs/manifest.md")).unwrap();
+    let mut documented = codes(&reference, '`');
+    // The original's, named to say that it is gone.
+    documented.remove("E_MANIFEST");
+    assert!(used.len() > 80);
+    assert_eq!(used, documented);
+}
+
+#[test]
+fn the_first_example_of_the_reference_is_valid() {
+    let reference = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/manifest.md")).unwrap();
+    let example = reference.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let case = Case::new(example).with("prepare.py", "").with("simulate.py", "").with("summarise.py", "");
+    assert!(case.load().diagnostics.is_empty(), "{:#?}", case.load().diagnostics);
+    assert_eq!(case.manifest().tasks.len(), 3);
+}

@@ -1,0 +1,94 @@
+//! What happened since the last batch, in order, as columns. A batch is cut where it would grow too large for one frame.
+
+use std::collections::VecDeque;
+
+use scalable_core::ids::Handle;
+use scalable_proto::v1::{AttemptReport, WorkerBatch};
+
+/// Events in one batch.
+const EVENTS_MAX: usize = 8192;
+/// About how many bytes one batch may have.
+const BYTES_MAX: usize = 1 << 20;
+
+/// Kinds of the column `event`.
+const STARTED: u32 = 0;
+const FINISHED: u32 = 1;
+const SUCCEEDED: u32 = 2;
+
+/// Batches that are not sent: the last one grows. Bounded by the attempts that can be on a worker.
+#[derive(Debug, Default)]
+pub struct Batch {
+    batches: VecDeque<(WorkerBatch, usize)>,
+}
+
+impl Batch {
+    /// True when there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// The oldest batch.
+    pub fn take(&mut self) -> WorkerBatch {
+        self.batches.pop_front().map(|(batch, _)| batch).unwrap_or_default()
+    }
+
+    /// Nobody wants to hear it any more.
+    pub fn clear(&mut self) {
+        self.batches.clear();
+    }
+
+    fn row(&mut self, handle: Handle, attempt: u32, event: u32, bytes: usize) -> &mut WorkerBatch {
+        let full = |(batch, size): &(WorkerBatch, usize)| batch.event.len() >= EVENTS_MAX || size + bytes > BYTES_MAX;
+        if self.batches.back().is_none_or(full) {
+            self.batches.push_back((WorkerBatch::default(), 0));
+        }
+        let Some((batch, size)) = self.batches.back_mut() else { unreachable!("one was just pushed") };
+        *size += bytes;
+        batch.handle.push(handle.to_u64());
+        batch.attempt.push(attempt);
+        batch.event.push(event);
+        batch
+    }
+
+    /// It executes.
+    pub fn started(&mut self, handle: Handle, attempt: u32) {
+        self.row(handle, attempt, STARTED, 16);
+    }
+
+    /// It succeeded and has nothing to tell but figures.
+    pub fn brief(&mut self, handle: Handle, attempt: u32, figures: [u64; 5]) {
+        self.row(handle, attempt, SUCCEEDED, 48).brief.extend(figures);
+    }
+
+    /// It is over.
+    pub fn report(&mut self, handle: Handle, attempt: u32, report: AttemptReport) {
+        let bytes = prost::Message::encoded_len(&report);
+        self.row(handle, attempt, FINISHED, bytes + 24).reports.push(report);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_fit_together_and_large_batches_are_cut() {
+        let mut batch = Batch::default();
+        let handle = Handle { slot: 1, generation: 1 };
+        batch.started(handle, 1);
+        batch.brief(handle, 1, [1, 2, 3, 4, 5]);
+        let report = AttemptReport { message: "x".repeat(BYTES_MAX / 2), ..AttemptReport::default() };
+        for _ in 0..3 {
+            batch.report(handle, 1, report.clone());
+        }
+        let mut events = Vec::new();
+        while !batch.is_empty() {
+            let one = batch.take();
+            assert_eq!((one.handle.len(), one.attempt.len()), (one.event.len(), one.event.len()));
+            assert_eq!(one.reports.len(), one.event.iter().filter(|e| **e == FINISHED).count());
+            assert_eq!(one.brief.len(), 5 * one.event.iter().filter(|e| **e == SUCCEEDED).count());
+            events.push(one.event);
+        }
+        assert_eq!(events, [vec![STARTED, SUCCEEDED, FINISHED], vec![FINISHED], vec![FINISHED]]);
+    }
+}

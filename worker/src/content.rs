@@ -1,0 +1,251 @@
+//! File content: digests of files and trees, and putting a file somewhere else as cheaply as is safe.
+
+use std::fs::{self, File, Metadata, Permissions};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Most files of one tree.
+pub const TREE_FILES_MAX: usize = 1 << 20;
+/// Deepest tree.
+pub const TREE_DEPTH_MAX: usize = 128;
+/// Up to here a copy costs about what a link does, and nobody can change somebody else's file through it.
+const SMALL_BYTES: u64 = 256 << 10;
+
+/// BLAKE3 of a file's bytes, or of a tree's manifest.
+pub type Digest = [u8; 32];
+
+/// Digest and size of a file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn digest_file(path: &Path) -> io::Result<(Digest, u64)> {
+    let mut file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut size = 0;
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok((*hasher.finalize().as_bytes(), size));
+        }
+        size += count as u64;
+        hasher.update(&buffer[..count]);
+    }
+}
+
+/// Digest of a directory's tree and the bytes in it. The manifest has for each file, and each directory without entries, in order
+/// of its relative path: kind (`f`, `x` executable, `d`), length of the path, path, and for a file its digest.
+///
+/// # Errors
+/// It cannot be read, holds something else than files and directories, or is larger than the bounds.
+pub fn digest_tree(root: &Path) -> io::Result<(Digest, u64)> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"scalable tree 1\0");
+    let mut size = 0;
+    for Entry { path, kind } in walk(root)? {
+        let relative = path.strip_prefix(root).unwrap_or(&path).as_os_str().as_bytes().to_owned();
+        let mut header = |kind: u8| {
+            hasher.update(&[kind]);
+            hasher.update(&(relative.len() as u64).to_le_bytes());
+            hasher.update(&relative);
+        };
+        match kind {
+            Kind::EmptyDirectory => header(b'd'),
+            Kind::File(metadata) => {
+                header(if metadata.mode() & 0o111 == 0 { b'f' } else { b'x' });
+                let (digest, bytes) = digest_file(&path)?;
+                hasher.update(&digest);
+                size += bytes;
+            }
+        }
+    }
+    Ok((*hasher.finalize().as_bytes(), size))
+}
+
+/// What a tree is made of.
+#[derive(Debug)]
+pub struct Entry {
+    /// Path including the root's.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// Kinds of [`Entry`].
+#[derive(Debug)]
+pub enum Kind {
+    /// A regular file.
+    File(Metadata),
+    /// A directory without entries.
+    EmptyDirectory,
+}
+
+/// All files and empty directories of a tree without links, in order of their paths.
+///
+/// # Errors
+/// It cannot be read, holds something else, or is larger than the bounds.
+pub fn walk(root: &Path) -> io::Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    let mut open = vec![(root.to_owned(), 0)];
+    while let Some((directory, depth)) = open.pop() {
+        let mut empty = true;
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            let metadata = fs::symlink_metadata(&path)?;
+            empty = false;
+            if metadata.is_dir() {
+                if depth >= TREE_DEPTH_MAX {
+                    return Err(io::Error::other(format!("{} is deeper than {TREE_DEPTH_MAX} levels", root.display())));
+                }
+                open.push((path, depth + 1));
+            } else if metadata.is_file() {
+                if found.len() >= TREE_FILES_MAX {
+                    return Err(io::Error::other(format!("{} has more than {TREE_FILES_MAX} files", root.display())));
+                }
+                found.push(Entry { path, kind: Kind::File(metadata) });
+            } else {
+                return Err(io::Error::other(format!("{} is neither a file nor a directory", path.display())));
+            }
+        }
+        if empty && directory != root {
+            found.push(Entry { path: directory, kind: Kind::EmptyDirectory });
+        }
+    }
+    found.sort_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
+    Ok(found)
+}
+
+/// How a file came to its new place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// The file system shares the blocks until one side writes.
+    Reflink,
+    /// Its own bytes.
+    Copy,
+    /// The same file under a second name, without write permission.
+    Link,
+}
+
+/// Puts an immutable file under `to`, without write permission, for a reader that must not be able to change the original: a
+/// reflink; else a copy where it is small or where permissions do not bind (root); else a hard link.
+///
+/// # Errors
+/// Neither works: the source is gone, the disk is full.
+pub fn place(from: &Path, to: &Path) -> io::Result<Placed> {
+    let source = File::open(from)?;
+    let metadata = source.metadata()?;
+    let mode = 0o444 | (metadata.mode() & 0o111);
+    if let Some(placed) = reflink(&source, to, mode)? {
+        return Ok(placed);
+    }
+    let binds = !nix::unistd::geteuid().is_root();
+    if binds && metadata.len() > SMALL_BYTES && metadata.mode() & 0o222 == 0 && fs::hard_link(from, to).is_ok() {
+        return Ok(Placed::Link);
+    }
+    copy(source, to, mode)?;
+    Ok(Placed::Copy)
+}
+
+/// Shares the blocks of `source` with a new file, where the file system can.
+#[allow(unsafe_code)]
+fn reflink(source: &File, to: &Path, mode: u32) -> io::Result<Option<Placed>> {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    // The last device that cannot: asking costs a file made and removed. 0 is no device.
+    static CANNOT: AtomicU64 = AtomicU64::new(0);
+    let device = source.metadata()?.dev();
+    if CANNOT.load(Ordering::Relaxed) == device {
+        return Ok(None);
+    }
+    let target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
+    // SAFETY: two descriptors that are open; no memory is involved.
+    if unsafe { libc::ioctl(target.as_raw_fd(), libc::FICLONE, source.as_raw_fd()) } == 0 {
+        target.set_permissions(Permissions::from_mode(mode))?;
+        return Ok(Some(Placed::Reflink));
+    }
+    let error = io::Error::last_os_error();
+    fs::remove_file(to)?;
+    if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS)) {
+        CANNOT.store(device, Ordering::Relaxed);
+    }
+    Ok(None)
+}
+
+/// Copies bytes into a new file with this mode.
+///
+/// # Errors
+/// The target exists, the disk is full, the source cannot be read.
+pub fn copy(mut source: File, to: &Path, mode: u32) -> io::Result<()> {
+    let mut target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
+    let copied = io::copy(&mut source, &mut target).and_then(|_| target.set_permissions(Permissions::from_mode(mode)));
+    if copied.is_err() {
+        // Half a file is worse than none; the first error is the one to tell.
+        let _ = fs::remove_file(to);
+    }
+    copied
+}
+
+/// Removes a tree whatever the permissions of directories in it are (a task may have taken its own away).
+///
+/// # Errors
+/// Something else than permissions is in the way.
+pub fn remove_tree(root: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(root) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            make_writable(root, 0);
+            fs::remove_dir_all(root)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn make_writable(directory: &Path, depth: usize) {
+    if depth > TREE_DEPTH_MAX || !fs::symlink_metadata(directory).is_ok_and(|m| m.is_dir()) {
+        return;
+    }
+    let _ = fs::set_permissions(directory, Permissions::from_mode(0o700));
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        make_writable(&entry.path(), depth + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_s_digest_depends_on_paths_content_and_the_executable_bit_only() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let make = |name: &str, content: &str, mode: u32| {
+            let root = dir.path().join(name);
+            fs::create_dir_all(root.join("sub/empty")).expect("made");
+            fs::write(root.join("sub/a"), content).expect("written");
+            fs::set_permissions(root.join("sub/a"), Permissions::from_mode(mode)).expect("set");
+            digest_tree(&root).expect("read")
+        };
+        let one = make("one", "x", 0o644);
+        assert_eq!(one, make("two", "x", 0o600));
+        assert_ne!(one.0, make("three", "y", 0o644).0);
+        assert_ne!(one.0, make("four", "x", 0o755).0);
+        assert_eq!(one.1, 1);
+        fs::remove_dir(dir.path().join("two/sub/empty")).expect("removed");
+        assert_ne!(one.0, digest_tree(&dir.path().join("two")).expect("read").0);
+    }
+
+    #[test]
+    fn what_is_placed_is_the_content_without_write_permission() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::write(&from, vec![7; 1 << 20]).expect("written");
+        fs::set_permissions(&from, Permissions::from_mode(0o555)).expect("set");
+        let how = place(&from, &to).expect("placed");
+        if nix::unistd::geteuid().is_root() {
+            assert_ne!(how, Placed::Link, "root could write through a link");
+        }
+        assert_eq!(digest_file(&from).expect("read"), digest_file(&to).expect("read"));
+        assert_eq!(fs::metadata(&to).expect("there").mode() & 0o777, 0o555);
+    }
+}

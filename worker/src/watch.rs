@@ -1,0 +1,164 @@
+//! Looks at attempts that live longer than a moment: the sum of proportional set sizes of an attempt's processes, its peak, and
+//! whether it is above its memory limit. A thread of its own, because reading the sums of a large process takes long.
+//!
+//! The period adapts: looking costs at most one hundredth of a cpu, a twentieth where an attempt with a limit is above half of it.
+
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use rustc_hash::FxHashMap;
+
+use crate::descendants::{Children, session_of, tree};
+
+/// Age from which an attempt is watched.
+pub const AGE: Duration = Duration::from_millis(100);
+/// Age where it has a limit that only the watch enforces.
+pub const AGE_WITH_LIMIT: Duration = Duration::from_millis(20);
+const PERIOD_MIN: Duration = Duration::from_millis(100);
+const PERIOD_MAX: Duration = Duration::from_secs(2);
+const PERIOD_NEAR_LIMIT_MIN: Duration = Duration::from_millis(20);
+const PERIOD_NEAR_LIMIT_MAX: Duration = Duration::from_millis(250);
+/// Added to the agent's own inclination to be killed for memory, for its tasks: the kernel takes a task first.
+const OOM_SCORE_ABOVE: i32 = 200;
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Whose.
+    pub serial: u64,
+    /// Sum now, bytes.
+    pub now_bytes: u64,
+    /// Largest sum so far, bytes.
+    pub peak_bytes: u64,
+    /// Above its limit.
+    pub over: bool,
+}
+
+enum Order {
+    Watch { serial: u64, pid: i32, limit: Option<u64> },
+    Forget { serial: u64 },
+}
+
+/// The thread; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Watch {
+    orders: Sender<Order>,
+}
+
+struct Watched {
+    pid: i32,
+    limit: Option<u64>,
+    peak: u64,
+    due: Instant,
+    looked: bool,
+}
+
+impl Watch {
+    /// Starts it. `seen` is called on its thread.
+    ///
+    /// # Errors
+    /// The system has no more threads.
+    pub fn start(seen: impl Fn(Look) + Send + 'static) -> std::io::Result<Self> {
+        let (orders, queue) = unbounded();
+        std::thread::Builder::new().name("watch".to_owned()).spawn(move || run(&queue, &seen))?;
+        Ok(Watch { orders })
+    }
+
+    /// Begins to look at an attempt. `limit` only where the watch is to enforce it.
+    pub fn watch(&self, serial: u64, pid: i32, limit: Option<u64>) {
+        // The thread lives as long as this does.
+        let _ = self.orders.send(Order::Watch { serial, pid, limit });
+    }
+
+    /// The attempt is over.
+    pub fn forget(&self, serial: u64) {
+        let _ = self.orders.send(Order::Forget { serial });
+    }
+}
+
+fn run(queue: &Receiver<Order>, seen: &dyn Fn(Look)) {
+    let mut watched: FxHashMap<u64, Watched> = FxHashMap::default();
+    let mut children = Children::of_leader().ok();
+    loop {
+        let next = watched.values().map(|w| w.due).min();
+        let order = match next {
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => queue.recv_deadline(due),
+        };
+        match order {
+            Ok(Order::Watch { serial, pid, limit }) => {
+                watched.insert(serial, Watched { pid, limit, peak: 0, due: Instant::now(), looked: false });
+            }
+            Ok(Order::Forget { serial }) => drop(watched.remove(&serial)),
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                let now = Instant::now();
+                for (serial, one) in watched.iter_mut().filter(|(_, w)| w.due <= now) {
+                    look(*serial, one, &mut children, seen);
+                }
+            }
+        }
+    }
+}
+
+fn look(serial: u64, one: &mut Watched, children: &mut Option<Children>, seen: &dyn Fn(Look)) {
+    let begin = Instant::now();
+    let mut processes = tree(one.pid);
+    // What left the tree and stayed in the session is a child of the agent by now.
+    if let Some(children) = children {
+        let mut orphans = Vec::new();
+        children.read(&mut orphans);
+        for orphan in orphans.into_iter().filter(|pid| *pid != one.pid) {
+            if session_of(orphan).is_some_and(|(session, _)| session == one.pid) {
+                processes.extend(tree(orphan));
+            }
+        }
+    }
+    if !one.looked {
+        one.looked = true;
+        prefer_for_oom(&processes);
+    }
+    let now_bytes = processes.iter().filter_map(|pid| proportional_set(*pid)).fold(0u64, u64::saturating_add);
+    one.peak = one.peak.max(now_bytes);
+    let over = one.limit.is_some_and(|limit| now_bytes > limit);
+    let near = one.limit.is_some_and(|limit| now_bytes > limit / 2);
+    let cost = begin.elapsed();
+    let period = if near {
+        (cost * 20).clamp(PERIOD_NEAR_LIMIT_MIN, PERIOD_NEAR_LIMIT_MAX)
+    } else {
+        (cost * 100).clamp(PERIOD_MIN, PERIOD_MAX)
+    };
+    one.due = Instant::now() + period;
+    seen(Look { serial, now_bytes, peak_bytes: one.peak, over });
+}
+
+/// Proportional set size: shared pages are divided by how many share them, so that sums over processes make sense.
+fn proportional_set(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib.saturating_mul(1024))
+}
+
+/// When the machine runs out of memory, a task goes before its agent. Children inherit it, so the first look is enough.
+fn prefer_for_oom(processes: &[i32]) {
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse::<i32>().ok());
+    let score = own.unwrap_or(0).saturating_add(OOM_SCORE_ABOVE).min(1000).to_string();
+    for pid in processes {
+        // Best effort: the process may be gone, or another user's.
+        let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), &score);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_of_this_process_is_what_it_holds() {
+        let before = proportional_set(std::process::id() as i32).expect("we may look at ourselves");
+        let held = vec![1u8; 64 << 20];
+        let after = proportional_set(std::process::id() as i32).expect("we may look at ourselves");
+        assert!(after >= before + (60 << 20), "{before} {after}");
+        assert_eq!(held[5], 1);
+    }
+}

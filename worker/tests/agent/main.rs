@@ -1,0 +1,6 @@
+//! The agent as a real process against a scheduler that the test plays.
+
+mod fake;
+mod outputs;
+mod processes;
+mod sessions;
