@@ -5,6 +5,7 @@
 
 mod cases;
 mod oracle;
+mod pair;
 mod properties;
 mod random;
 mod rng;
