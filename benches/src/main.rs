@@ -3,6 +3,7 @@
 //!     cargo run --release -p benches -- spawn [--json FILE]
 
 mod spawn;
+mod whole;
 
 use std::path::PathBuf;
 
@@ -23,16 +24,19 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
         /// Processes for each row.
-        #[arg(long, default_value_t = 4000)]
+        #[arg(long, default_value_t = 2000)]
         count: u32,
         /// Rounds; each row shows its median round.
         #[arg(long, default_value_t = 5)]
         rounds: u32,
+        /// Only rows whose name contains this.
+        #[arg(long, default_value = "")]
+        only: String,
     },
 }
 
 fn main() -> anyhow::Result<()> {
     match Options::parse().what {
-        What::Spawn { json, count, rounds } => spawn::run(json.as_deref(), count, rounds),
+        What::Spawn { json, count, rounds, only } => spawn::run(json.as_deref(), count, rounds, &only),
     }
 }

@@ -24,7 +24,7 @@ use crate::cgroup::Cgroups;
 use crate::connection::{Arrived, Target};
 use crate::helpers::Helpers;
 use crate::job::{self, Prepare, Ready, Settled};
-use crate::lane::{End, Job, Lane, LaneEvent, Stream};
+use crate::lane::{End, Job, Lane, LaneEvent, Strangers, Stream};
 use crate::link::{Identity, Link, Said};
 use crate::logs::{Writer, Written};
 use crate::options::{MemoryLimit, Options, host};
@@ -132,7 +132,7 @@ impl Agent {
             born: now,
             machine: Worker::new(capacity),
             names,
-            lane: Lane::new(files)?,
+            lane: Lane::new(files, Strangers::Kill)?,
             catalog: Catalog::new(),
             attempts: FxHashMap::default(),
             next_serial: 1,

@@ -68,8 +68,11 @@ pub fn session_of(pid: i32) -> Option<(i32, bool)> {
     Some((session, matches!(state, "Z" | "X")))
 }
 
-/// True when the environment a process was started with holds `marker` (`NAME=value`).
+/// True when the environment a process was started with holds `marker` (`NAME=value`). An empty one marks nobody.
 pub fn has_marker(pid: i32, marker: &[u8]) -> bool {
+    if marker.is_empty() {
+        return false;
+    }
     let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
     environment.split(|b| *b == 0).any(|entry| entry == marker)
 }
@@ -116,6 +119,7 @@ mod tests {
         // The environment is the new one once the program runs: it has when it answers on its pipe.
         assert!(has_marker(pid, b"MARKER_OF_THIS_TEST=7"));
         assert!(!has_marker(pid, b"MARKER_OF_THIS_TEST=8"));
+        assert!(!has_marker(pid, b""), "the end of an environment is no marker");
         assert!(tree(std::process::id() as i32).contains(&pid));
         drop(child.stdin.take());
         child.wait().expect("it ends when its input does");

@@ -61,6 +61,15 @@ pub struct Job {
     pub marker: Vec<u8>,
 }
 
+/// What is done with a child of this process that no attempt can be found for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strangers {
+    /// The process starts nothing but attempts: a stranger is what one of them left behind, and is killed.
+    Kill,
+    /// The process has children of its own.
+    Leave,
+}
+
 /// Which of the two output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -149,6 +158,7 @@ pub struct Lane {
     by_pid: FxHashMap<i32, u64>,
     orphans: FxHashMap<i32, Orphan>,
     children: Children,
+    strangers: Strangers,
     seen: Vec<i32>,
     newest: u64,
     buffer: Vec<u8>,
@@ -165,7 +175,7 @@ impl Lane {
     ///
     /// # Errors
     /// No epoll, no /dev/null, no /proc.
-    pub fn new(files: Option<libc::rlimit>) -> io::Result<Self> {
+    pub fn new(files: Option<libc::rlimit>, strangers: Strangers) -> io::Result<Self> {
         // SAFETY: no memory is involved.
         if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } != 0 {
             return Err(io::Error::last_os_error());
@@ -182,6 +192,7 @@ impl Lane {
             by_pid: FxHashMap::default(),
             orphans: FxHashMap::default(),
             children,
+            strangers,
             seen: Vec::new(),
             newest: 0,
             buffer: vec![0; READ_BYTES],
@@ -431,8 +442,10 @@ impl Lane {
         }
         let over = match orphan.serial {
             Some(serial) => self.processes.get(&serial).is_none_or(|p| p.ended.is_some()),
-            // Only the thread that leads the process adopts orphans, so only it can tell a stranger from somebody else's child.
-            None => leads() && !self.processes.iter().any(|(serial, p)| *serial <= orphan.newest && p.ended.is_none()),
+            None => {
+                self.strangers == Strangers::Kill
+                    && !self.processes.iter().any(|(serial, p)| *serial <= orphan.newest && p.ended.is_none())
+            }
         };
         if over && !orphan.killed {
             orphan.killed = true;
@@ -463,7 +476,7 @@ impl Drop for Lane {
         let mut seen = Vec::new();
         for _ in 0..DROP_ROUNDS_MAX {
             self.children.read(&mut seen);
-            seen.retain(|pid| leads() || self.owner(*pid).is_some());
+            seen.retain(|pid| self.strangers == Strangers::Kill || self.owner(*pid).is_some());
             if seen.is_empty() {
                 break;
             }
@@ -489,10 +502,6 @@ fn place(which: Which) -> (usize, u64) {
         Which::Stdout => (0, KIND_STDOUT),
         Which::Stderr => (1, KIND_STDERR),
     }
-}
-
-fn leads() -> bool {
-    nix::unistd::gettid() == nix::unistd::getpid()
 }
 
 fn signal(pid: i32, signal: i32) {
