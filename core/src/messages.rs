@@ -299,7 +299,7 @@ pub enum Output {
         first: u32,
         /// How many.
         count: u32,
-        /// The failure it began with.
+        /// The failure it began with. Where a whole range was cancelled, the first element of that range.
         root: TaskRef,
     },
     /// These were cancelled: by request, or because the run had reached `max_failures`.

@@ -169,6 +169,8 @@ struct Run {
     workers: Option<BufWriter<File>>,
     successes_recorded: bool,
     began: jiff::Timestamp,
+    /// `began` as every line says it.
+    queued_at: String,
     last_attempts: FxHashMap<(GroupId, u32), LastAttempt>,
     cpu_us: u64,
     first_failure: Option<Value>,
@@ -199,7 +201,7 @@ struct TaskLine<'a> {
     attempt: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<&'a str>,
-    queued_at: String,
+    queued_at: &'a str,
     started_at: Option<String>,
     finished_at: Option<String>,
     duration_s: Option<f64>,
@@ -317,13 +319,15 @@ impl Run {
     fn begin(record: RunRecord) -> Run {
         let directory = PathBuf::from(&record.spec.directory);
         let total: u64 = record.groups.iter().map(|group| u64::from(group.spec.length)).sum();
+        let began = jiff::Timestamp::now();
         let mut run = Run {
             directory: directory.clone(),
             tasks: None,
             failures: None,
             workers: None,
             successes_recorded: total <= TASKS_RECORDED_MAX,
-            began: jiff::Timestamp::now(),
+            began,
+            queued_at: began.to_string(),
             last_attempts: FxHashMap::default(),
             cpu_us: 0,
             first_failure: None,
@@ -483,7 +487,7 @@ impl Run {
             state,
             attempt,
             worker,
-            queued_at: self.began.to_string(),
+            queued_at: &self.queued_at,
             started_at: stamp(report.started_us),
             finished_at: stamp(report.finished_us),
             duration_s,

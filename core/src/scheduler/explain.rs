@@ -44,7 +44,7 @@ impl Scheduler {
             TaskState::Succeeded => format!("attempt {} succeeded and its result is committed", group.attempts(task.index)),
             TaskState::Failed => self.explain_failed(group, task.index),
             TaskState::Skipped => self.explain_skipped(group, task.index),
-            TaskState::Cancelled => explain_cancelled(group, run, task.index),
+            TaskState::Cancelled => self.explain_cancelled(group, run, task.index),
         };
         Some(Explanation { state, sentence })
     }
@@ -113,7 +113,7 @@ impl Scheduler {
             let task = TaskRef { group: upstream.group, index: first };
             let more = match left.count() {
                 0 => String::new(),
-                more => format!(" and for {more} more of its {} elements", named.len()),
+                more => format!(", and for {more} more of the {} elements it needs", named.len()),
             };
             return format!("it waits for {}, which is {}{more}", self.name_of(task), self.state_word(task));
         }
@@ -156,11 +156,8 @@ impl Scheduler {
         }
         if group.max_parallel > 0 && group.dispatched.len() as u32 >= group.max_parallel {
             let count = group.dispatched.len();
-            let _ = write!(
-                sentence,
-                "{count} tasks of '{}' are on workers and its max_parallel is {}",
-                group.name, group.max_parallel
-            );
+            let _ =
+                write!(sentence, "of '{}', {count} are on workers, and its max_parallel is {}", group.name, group.max_parallel);
             return sentence;
         }
         let Some(queue) = group.queues.iter().find(|queue| queue.ready.contains(task.index)) else { return sentence };
@@ -205,49 +202,54 @@ impl Scheduler {
             };
         }
         let count = serving.len();
-        let active: Vec<&&Worker> = serving.iter().filter(|worker| worker.state == WorkerState::Active).collect();
-        if active.is_empty() {
-            let of = |state: WorkerState| serving.iter().filter(|worker| worker.state == state).count();
-            let (suspect, draining, joining) = (of(WorkerState::Suspect), of(WorkerState::Draining), of(WorkerState::Joining));
-            return format!(
-                "none of the {count} workers that serve component '{component}' takes work: {suspect} suspect (silent, or a \
-                 connection was lost), {draining} draining, {joining} joining"
-            );
-        }
-        if !active.iter().any(|worker| worker.capacity.fits(&Resources::default(), &shape)) {
-            let largest = active.iter().max_by_key(|worker| (worker.capacity.milli_cpus, worker.capacity.memory_bytes));
+        let large: Vec<&Worker> =
+            serving.iter().copied().filter(|worker| worker.capacity.fits(&Resources::default(), &shape)).collect();
+        if large.is_empty() {
+            let largest = serving.iter().max_by_key(|worker| (worker.capacity.milli_cpus, worker.capacity.memory_bytes));
             let has = largest.map_or_else(String::new, |worker| self.amounts(&worker.capacity));
             return format!(
-                "it needs {needs} and the largest of the {count} workers that serve component '{component}' has {has}"
+                "it needs {needs}, and the largest worker that serves component '{component}' (of {count}) has {has}"
+            );
+        }
+        let active: Vec<&Worker> = large.iter().copied().filter(|worker| worker.state == WorkerState::Active).collect();
+        let count = large.len();
+        if active.is_empty() {
+            let of = |state: WorkerState| large.iter().filter(|worker| worker.state == state).count();
+            let (suspect, draining, joining) = (of(WorkerState::Suspect), of(WorkerState::Draining), of(WorkerState::Joining));
+            return format!(
+                "no worker that serves component '{component}' and is large enough takes work: of {count}, {suspect} suspect (silent, \
+                 or a connection was lost), {draining} draining, {joining} joining"
             );
         }
         if queue.key.alone {
             let suspicion = self.config.suspicion_alone;
             let kept = self.classes.get(&queue.key).and_then(|class| class.reserved).map(|slot| self.worker(slot));
             let kept = match kept {
-                Some(worker) => format!("'{}' is kept free for it and has {} attempts left", worker.name, worker.rows()),
+                Some(worker) => {
+                    format!("'{}' is kept free for it and still has {}", worker.name, plural(worker.rows(), "attempt"))
+                }
                 None => "no worker is free of others".to_owned(),
             };
-            return format!("at least {suspicion} workers died executing it, so it runs alone next: {kept}");
+            return format!("{suspicion} or more workers died executing it, so it runs alone next: {kept}");
         }
-        let open: Vec<&&&Worker> = active.iter().filter(|worker| !worker.reserved && !worker.alone).collect();
+        let open: Vec<&Worker> = active.into_iter().filter(|worker| !worker.reserved && !worker.alone).collect();
         if open.is_empty() {
-            return format!("the {count} workers that serve component '{component}' are kept for tasks that run alone");
+            return format!("every worker that serves component '{component}' (of {count}) is kept for a task that runs alone");
         }
         let free = |worker: &Worker| worker.capacity.milli_cpus.saturating_sub(worker.used.milli_cpus);
         let total_free: u64 = open.iter().map(|worker| free(worker)).sum();
         let total: u64 = open.iter().map(|worker| worker.capacity.milli_cpus).sum();
         let short = self.short_of(&open, &shape);
         format!(
-            "it needs {needs}, and {short}: {} of {} cpus are free on the {} workers that serve component '{component}'",
+            "it needs {needs}, and {short}: {} of {} are free on workers that serve component '{component}' and are large enough (of {})",
             cpus(total_free),
-            cpus(total),
+            plural(cpus(total), "cpu"),
             open.len()
         )
     }
 
     /// Which resource keeps a request off the workers: the first that is short on all of them, else that none has all at once.
-    fn short_of(&self, workers: &[&&&Worker], shape: &Resources) -> String {
+    fn short_of(&self, workers: &[&Worker], shape: &Resources) -> String {
         let lacks = |only: Resources| workers.iter().all(|worker| !worker.capacity.fits(&worker.used, &only));
         if lacks(Resources { milli_cpus: shape.milli_cpus, ..Resources::default() }) {
             return "no worker has that many cpus free".to_owned();
@@ -319,7 +321,7 @@ impl Scheduler {
         let before = self.rows.on(worker.prefetched).take_while(|slot| self.rows.get(*slot).fence < row.fence).count();
         let queued = before as u32 + worker.admitted.len;
         format!(
-            "attempt {} was sent ahead of room to worker '{}' {since} ago and is queued there behind {queued} others while {} execute",
+            "attempt {} was sent ahead of room to worker '{}' {since} ago and is queued there: {queued} before it, {} executing",
             row.attempt, worker.name, worker.executing.len
         )
     }
@@ -339,9 +341,9 @@ impl Scheduler {
 
     fn explain_failed(&self, group: &Group, index: u32) -> String {
         let attempts = group.attempts(index);
-        let plural = if attempts == 1 { "attempt" } else { "attempts" };
-        let Some(detail) = group.detail(index) else { return format!("it failed after {attempts} {plural}") };
-        let Some(failure) = detail.last else { return format!("it failed after {attempts} {plural}") };
+        let attempts = plural(attempts, "attempt");
+        let Some(detail) = group.detail(index) else { return format!("it failed after {attempts}") };
+        let Some(failure) = detail.last else { return format!("it failed after {attempts}") };
         let policy = &group.policy;
         let budget = match failure.class {
             OutcomeClass::Oom => format!("{} of {} retries for oom used", detail.oom, policy.oom_budget),
@@ -355,7 +357,7 @@ impl Scheduler {
             _ => format!("{} of {} retries used", detail.retries, policy.retries),
         };
         let what = self.describe_failure(&failure);
-        format!("it failed after {attempts} {plural}: {what}; {budget}")
+        format!("it failed after {attempts}: {what}; {budget}")
     }
 
     fn explain_skipped(&self, group: &Group, index: u32) -> String {
@@ -383,9 +385,19 @@ impl Scheduler {
         }
     }
 
+    fn explain_cancelled(&self, group: &Group, run: &Run, index: u32) -> String {
+        let when = match group.attempts(index) {
+            0 => "before its first attempt".to_owned(),
+            attempts => format!("after attempt {attempts} was sent to a worker"),
+        };
+        let failure = group.detail(index).and_then(|detail| detail.last);
+        let failure = failure.map(|failure| format!("; {}", self.describe_failure(&failure))).unwrap_or_default();
+        format!("it was cancelled {when}{}{failure}", why_cancelled(run))
+    }
+
     /// A request or a capacity in words.
     fn amounts(&self, resources: &Resources) -> String {
-        let mut words = format!("{} cpus", cpus(resources.milli_cpus));
+        let mut words = plural(cpus(resources.milli_cpus), "cpu");
         match resources.memory_bytes {
             0 | Resources::MEMORY_UNACCOUNTED => {}
             memory => {
@@ -393,7 +405,7 @@ impl Scheduler {
             }
         }
         if resources.gpus > 0 {
-            let _ = write!(words, ", {} gpus", resources.gpus);
+            let _ = write!(words, ", {}", plural(resources.gpus, "gpu"));
         }
         for &(name, amount) in &resources.custom {
             let _ = write!(words, ", {amount} '{}'", self.names.name(name));
@@ -402,23 +414,12 @@ impl Scheduler {
     }
 }
 
-fn explain_cancelled(group: &Group, run: &Run, index: u32) -> String {
-    let attempts = group.attempts(index);
-    let when = match attempts {
-        0 => "before its first attempt".to_owned(),
-        attempts => format!("after attempt {attempts} was sent to a worker"),
-    };
-    format!("it was cancelled {when}{}", why_cancelled(run))
-}
-
 fn why_cancelled(run: &Run) -> String {
     if run.cancelling {
         "; the whole run was cancelled".to_owned()
     } else if run.stopped {
-        format!(
-            "; its run has had {} failures, its max_failures is {}, and nothing of it starts any more",
-            run.failures, run.max_failures
-        )
+        let failures = plural(run.failures, "failure");
+        format!("; its run has had {failures}, its max_failures is {}, and nothing of it starts any more", run.max_failures)
     } else {
         String::new()
     }
@@ -441,6 +442,11 @@ fn class_word(class: OutcomeClass) -> &'static str {
         OutcomeClass::Poison => "poison",
         OutcomeClass::DependencyFailed => "dependency_failed",
     }
+}
+
+fn plural(count: impl std::fmt::Display, word: &str) -> String {
+    let count = count.to_string();
+    if count == "1" { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
 fn cpus(milli: u64) -> String {

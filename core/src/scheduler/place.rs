@@ -84,9 +84,7 @@ impl Scheduler {
             {
                 let (Some(run), Some(&group)) = (self.runs.get(&run_id), groups.first()) else { continue };
                 let used = (run.charged, run.weight);
-                let better = best.as_ref().is_none_or(|best| {
-                    less(used, best.used).then(group.cmp(&best.group)).is_lt() && (best.run != run_id || group < best.group)
-                });
+                let better = best.as_ref().is_none_or(|best| less(used, best.used).then(group.cmp(&best.group)).is_lt());
                 if better {
                     if let Some(old) = best.as_ref().filter(|old| old.run != run_id)
                         && rival.is_none_or(|rival| less(old.used, rival).is_lt())

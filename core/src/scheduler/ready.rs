@@ -201,9 +201,9 @@ impl Scheduler {
             for (key, class) in &mut self.classes {
                 if worker.serves(key.component) {
                     class.candidates.insert(slot);
-                }
-                if !class.entries.is_empty() && class.candidates.contains(&slot) {
-                    self.open.insert(*key);
+                    if !class.entries.is_empty() {
+                        self.open.insert(*key);
+                    }
                 }
             }
             self.idle_check.push(slot);

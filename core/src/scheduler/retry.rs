@@ -175,7 +175,9 @@ fn decide(
                 return Next::GiveUp(class);
             }
             detail.infra_start += 1;
-            after(now, wait(policy.backoff, detail.infra_start))
+            // A place where nothing starts does not get better at once: never less than the standard wait.
+            let least = wait(Policy::default().backoff, detail.infra_start);
+            after(now, wait(policy.backoff, detail.infra_start).max(least))
         }
         OutcomeClass::LostWorker => {
             detail.suspicion = detail.suspicion.saturating_add(1);

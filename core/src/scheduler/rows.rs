@@ -158,6 +158,12 @@ impl Rows {
         Handle { slot, generation: self.slots[slot as usize].generation }
     }
 
+    /// Slots there are, live or free.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Live rows.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Row)> {
         self.slots.iter().enumerate().filter(|(_, row)| row.is_live()).map(|(slot, row)| (slot as u32, row))

@@ -58,7 +58,7 @@ pub struct GroupView {
     pub skipped: u32,
     /// Ended by request or by `max_failures`.
     pub cancelled: u32,
-    /// Attempts that were followed by another one.
+    /// Attempts that came to something and were followed by another one; not those taken back unstarted.
     pub retried: u32,
     /// Every element is over.
     pub over: bool,

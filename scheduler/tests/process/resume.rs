@@ -102,7 +102,7 @@ async fn open_data(
 
 impl Worker {
     async fn register(scheduler: &Scheduler) -> Worker {
-        let mut client = WorkerServiceClient::new(channel(&scheduler).await);
+        let mut client = WorkerServiceClient::new(channel(scheduler).await);
         let (out, incoming, welcome) = open_control(&mut client, hello(0, 0, v1::Acks::default())).await;
         let (data_out, data_in, _) = open_data(&mut client, welcome.session, welcome.epoch, 0).await;
         Worker {
@@ -235,7 +235,7 @@ fn group(name: &str, after: Option<u32>) -> v1::GroupSpec {
 
 /// Submits a run in parts over a client's data stream, dropping it at the countdown's message, and returns the answers.
 async fn submit(scheduler: &Scheduler, spec: v1::RunSpec, countdown: &mut Countdown) -> Vec<v1::SubmitReply> {
-    let mut client = ClientServiceClient::new(channel(&scheduler).await);
+    let mut client = ClientServiceClient::new(channel(scheduler).await);
     let key = spec.client_key.clone();
     let (control, outgoing) = mpsc::unbounded_channel();
     let first =
@@ -293,7 +293,7 @@ async fn submit(scheduler: &Scheduler, spec: v1::RunSpec, countdown: &mut Countd
 
 /// Waits for the run's end over the monitoring of its control service, and returns each group's counts.
 async fn wait_for_end(scheduler: &Scheduler, run: &str) -> BTreeMap<String, v1::GroupCounts> {
-    let mut client = ClientServiceClient::new(channel(&scheduler).await);
+    let mut client = ClientServiceClient::new(channel(scheduler).await);
     let (control, outgoing) = mpsc::unbounded_channel();
     let first =
         v1::ClientControl { seq: 0, acks: None, body: Some(v1::client_control::Body::Hello(hello(0, 0, v1::Acks::default()))) };

@@ -66,6 +66,10 @@ struct Box_ {
 }
 
 impl Box_ {
+    fn has_something_to_say(&self) -> bool {
+        !self.closed && (!self.events.is_empty() || !self.words.is_empty())
+    }
+
     fn is_idle(&self) -> bool {
         self.queue.is_empty()
             && self.running.is_empty()
@@ -779,7 +783,7 @@ impl Sim {
                     self.start_what_fits(at);
                 }
                 self.report_settled(at);
-                while !self.workers[at].closed && !(self.workers[at].events.is_empty() && self.workers[at].words.is_empty()) {
+                while self.workers[at].has_something_to_say() {
                     self.deliver(at)?;
                 }
                 if !self.workers[at].closed {

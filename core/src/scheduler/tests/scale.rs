@@ -1,0 +1,181 @@
+//! Large things stay small: a million elements, the largest run there may be, a chain of ten thousand groups.
+
+use super::super::{Config, Scheduler, TaskState};
+use crate::ids::*;
+use crate::messages::*;
+use crate::resources::Resources;
+use crate::spec::*;
+
+fn group(name: String, length: u32, dependencies: Vec<Dependency>) -> GroupSpec {
+    GroupSpec {
+        name,
+        component: "c".to_owned(),
+        length: Length::Fixed(length),
+        dependencies,
+        priority: 0,
+        max_parallel: 0,
+        always: false,
+        policy: Policy::default(),
+        resources: Resources { milli_cpus: 1_000, ..Resources::default() },
+    }
+}
+
+fn started(groups: Vec<GroupSpec>, slots: u64) -> (Scheduler, Outbox) {
+    let mut machine = Scheduler::new(Config::standard(), 0);
+    let mut out = Vec::new();
+    let spec = RunSpec {
+        name: "r".to_owned(),
+        owner: String::new(),
+        weight: 1,
+        client_key: [0; 16],
+        max_failures: 0,
+        totals: Vec::new(),
+        groups,
+    };
+    machine.step(0, Input::Submit(Box::new(spec)), &mut out);
+    let session = SessionId(1);
+    let capacity = Resources { milli_cpus: slots * 1_000, memory_bytes: u64::MAX, ..Resources::default() };
+    let worker = WorkerSpec { name: "w".to_owned(), pool: "p".to_owned(), components: vec!["*".to_owned()], capacity };
+    machine.step(0, Input::Join { session, worker }, &mut out);
+    machine.step(0, Input::Attach { session, connection: Connection::Data }, &mut out);
+    (machine, out)
+}
+
+/// Ends what was dispatched, successfully or not, until `steps` batches were taken or nothing is left.
+fn work(machine: &mut Scheduler, mut out: Outbox, steps: usize, class: impl Fn(TaskRef) -> OutcomeClass) -> Option<RunEnd> {
+    for step in 0..steps {
+        let mut events = Vec::new();
+        for output in out.drain(..) {
+            match output {
+                Output::Dispatch { dispatch, .. } => {
+                    let finish = Finish {
+                        class: class(dispatch.task),
+                        exit_code: None,
+                        signalled: false,
+                        wall: SECOND,
+                        cpu: 1,
+                        peak_memory_bytes: 0,
+                        length: None,
+                        token: 0,
+                    };
+                    let kind = EventKind::Finished(finish);
+                    events.push(WorkerEvent { handle: dispatch.handle, attempt: dispatch.attempt, kind });
+                }
+                Output::RunEnded { end, .. } => return Some(end),
+                _ => {}
+            }
+        }
+        machine.step(step as u64, Input::Events { session: SessionId(1), events }, &mut out);
+    }
+    None
+}
+
+#[test]
+fn the_largest_run_is_a_few_ranges_before_and_after_it_ran() {
+    let length = TASKS_PER_RUN_MAX as u32;
+    let (mut machine, out) = started(vec![group("a".to_owned(), length, Vec::new())], 512);
+    let end = work(&mut machine, out, 100, |_| OutcomeClass::Succeeded);
+    assert_eq!(end, None);
+    let id = GroupId(1);
+    let view = machine.group(id).unwrap();
+    assert_eq!((view.succeeded, view.assigned), (100 * 512, 512));
+    assert_eq!(view.ready, length - 101 * 512);
+    let group = machine.group_of(id);
+    assert_eq!(group.succeeded.range_count(), 1);
+    assert_eq!(group.queues[0].ready.range_count(), 1);
+    assert!(group.memos.is_empty(), "a task that needed nothing of its own has a memo");
+    assert_eq!(machine.rows.slots(), 512, "rows are used again");
+    assert_eq!(machine.task_state(TaskRef { group: id, index: length - 1 }), Some(TaskState::Ready));
+    assert_eq!(machine.committed_attempt(TaskRef { group: id, index: 7 }), Some(1));
+    assert_eq!(machine.tasks_in(id, TaskState::Ready, length - 2, 10), [length - 2, length - 1]);
+    let explained = machine.explain(TaskRef { group: id, index: length - 1 }, 100).unwrap();
+    assert!(explained.sentence.contains("0 of 512 cpus are free"), "{}", explained.sentence);
+}
+
+#[test]
+fn a_million_elements_run_to_the_end_and_leave_two_ranges() {
+    let whole = |group| vec![Dependency { group, kind: DependencyKind::Whole }];
+    let each = vec![Dependency {
+        group: 0,
+        kind: DependencyKind::Projection(vec![Axis { length: 1_000_000, upstream_stride: 1, downstream_stride: 1 }]),
+    }];
+    let groups = vec![
+        group("a".to_owned(), 1_000_000, Vec::new()),
+        group("b".to_owned(), 1_000_000, each),
+        group("c".to_owned(), 1, whole(1)),
+    ];
+    let (mut machine, out) = started(groups, 4_096);
+    let end = work(&mut machine, out, 1_000, |_| OutcomeClass::Succeeded);
+    assert_eq!(end, Some(RunEnd::Succeeded));
+    assert_eq!(machine.group_of(GroupId(2)).succeeded.range_count(), 1);
+    machine.check().unwrap();
+}
+
+#[test]
+fn a_chain_of_ten_thousand_groups_is_a_loop() {
+    let chain = |fails: bool| {
+        let groups = (0..GROUPS_PER_RUN_MAX)
+            .map(|at| {
+                let before = at.checked_sub(1).map(|group| Dependency { group, kind: DependencyKind::Whole });
+                group(format!("g{at}"), 1, before.into_iter().collect())
+            })
+            .collect();
+        let (mut machine, out) = started(groups, 1);
+        let class = if fails { OutcomeClass::AppError } else { OutcomeClass::Succeeded };
+        work(&mut machine, out, GROUPS_PER_RUN_MAX + 1, |_| class)
+    };
+    assert_eq!(chain(true), Some(RunEnd::Failed));
+    assert_eq!(chain(false), Some(RunEnd::Succeeded));
+}
+
+#[test]
+fn empty_groups_end_a_chain_in_one_step() {
+    let groups = (0..GROUPS_PER_RUN_MAX)
+        .map(|at| {
+            let before = at.checked_sub(1).map(|group| Dependency { group, kind: DependencyKind::Whole });
+            group(format!("g{at}"), 0, before.into_iter().collect())
+        })
+        .collect();
+    let (_, out) = started(groups, 1);
+    assert!(out.iter().any(|output| matches!(output, Output::RunEnded { end: RunEnd::Succeeded, .. })));
+}
+
+#[test]
+fn all_into_one_costs_one_counter() {
+    let into_one = DependencyKind::Projection(vec![Axis { length: 1_000_000, upstream_stride: 1, downstream_stride: 0 }]);
+    let out_of_one = DependencyKind::Projection(vec![Axis { length: 1_000_000, upstream_stride: 0, downstream_stride: 1 }]);
+    let groups = vec![
+        group("many".to_owned(), 1_000_000, Vec::new()),
+        group("one".to_owned(), 1, vec![Dependency { group: 0, kind: into_one }]),
+        group("again".to_owned(), 1_000_000, vec![Dependency { group: 1, kind: out_of_one }]),
+    ];
+    let (mut machine, out) = started(groups, 4_096);
+    assert_eq!(work(&mut machine, out, 1_000, |_| OutcomeClass::Succeeded), Some(RunEnd::Succeeded));
+}
+
+#[test]
+fn ended_runs_are_forgotten_and_leave_nothing() {
+    let mut machine = Scheduler::new(Config { runs_kept: 2, ..Config::standard() }, 0);
+    let mut out = Vec::new();
+    for number in 0..10u8 {
+        let spec = RunSpec {
+            name: format!("r{number}"),
+            owner: String::new(),
+            weight: 1,
+            client_key: [number; 16],
+            max_failures: 0,
+            totals: Vec::new(),
+            groups: vec![group(format!("g{number}"), 3, Vec::new())],
+        };
+        machine.step(0, Input::Submit(Box::new(spec)), &mut out);
+        machine.step(0, Input::Cancel { run: RunId(u32::from(number) + 1), group: None, index: None }, &mut out);
+        machine.check().unwrap();
+    }
+    assert_eq!(machine.runs().map(|run| run.0).collect::<Vec<_>>(), [9, 10]);
+    assert_eq!((machine.groups.len(), machine.classes.len(), machine.client_keys.len()), (2, 0, 2));
+    assert!(machine.explain(TaskRef { group: GroupId(1), index: 0 }, 0).is_none());
+    assert!(machine.explain(TaskRef { group: GroupId(10), index: 0 }, 0).is_some());
+    machine.step(0, Input::Forget { run: RunId(9) }, &mut out);
+    machine.step(0, Input::Forget { run: RunId(10) }, &mut out);
+    assert!(machine.shape(ShapeId(1)).is_none(), "a shape without users is known");
+}
