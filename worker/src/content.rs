@@ -24,7 +24,9 @@ pub type Digest = [u8; 32];
 pub fn digest_file(path: &Path) -> io::Result<(Digest, u64)> {
     let mut file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 256 << 10];
+    // One more than the file has, so that the end of a small one is seen with one reading more and not a large buffer.
+    let expected = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; expected.saturating_add(1).clamp(4 << 10, 256 << 10)];
     let mut size = 0;
     loop {
         let count = file.read(&mut buffer)?;

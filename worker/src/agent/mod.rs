@@ -1,0 +1,348 @@
+//! The reactor: one thread that drives the sockets, the lane and the machine. Everything here reacts to one event at a time and
+//! never waits for a disk; what may wait is handed to helpers.
+
+mod attempts;
+mod wire;
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+use scalable_core::ids::Micros;
+use scalable_core::resources::{Names, Resources};
+use scalable_core::worker::{Input, Serial, Worker};
+use scalable_proto::v1::{self, worker_control};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::attempt::Attempt;
+use crate::batch::Batch;
+use crate::catalog::Catalog;
+use crate::cgroup::Cgroups;
+use crate::connection::{Arrived, Target};
+use crate::helpers::Helpers;
+use crate::job::{Ready, Settled};
+use crate::lane::{Lane, LaneEvent, Strangers};
+use crate::link::{Identity, Link};
+use crate::logs::{Writer, Written};
+use crate::options::{MemoryLimit, Options, host};
+use crate::watch::{Look, Watch};
+
+/// Threads for staging and publishing: enough to keep a disk busy beside a digest.
+const HELPERS: usize = 3;
+/// Frames from the scheduler that may wait for the reactor.
+const INBOX_FRAMES_MAX: usize = 256;
+/// Events of one kind taken before others are looked at.
+const TURN_MAX: usize = 1024;
+/// How long the last frames may take to be acknowledged before the agent ends anyway.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
+/// How often orphans are looked for beside the ends of attempts.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Why the agent ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Drained, or the scheduler said goodbye.
+    Well(String),
+    /// It could not go on: one sentence.
+    Badly(String),
+}
+
+/// What helpers and other threads tell the reactor.
+enum Told {
+    Ready(Serial, Box<Result<Ready, String>>),
+    Settled(Serial, Box<Settled>),
+    Look(Look),
+    Written(Written),
+}
+
+/// How far leaving has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// Nothing is left on the worker; reports are to be acknowledged first, or goodbye would overtake them.
+    Reports(Instant),
+    /// Goodbye was said.
+    Goodbye(Instant),
+}
+
+/// See the module.
+pub struct Agent {
+    options: Options,
+    born: Instant,
+    machine: Worker,
+    names: Names,
+    lane: Lane,
+    catalog: Catalog,
+    attempts: FxHashMap<Serial, Attempt>,
+    next_serial: u64,
+    helpers: Helpers,
+    writer: Writer,
+    watch: Watch,
+    /// Attempts in the order in which they are old enough to be watched.
+    unwatched: VecDeque<(Instant, Serial)>,
+    cgroups: Option<Arc<Cgroups>>,
+    link: Link,
+    batch: Batch,
+    told: mpsc::UnboundedSender<Told>,
+    from_threads: mpsc::UnboundedReceiver<Told>,
+    inbox: mpsc::Receiver<Arrived>,
+    lane_events: Vec<LaneEvent>,
+    sweep_due: Instant,
+    agent_memory: u64,
+    leaving: Leaving,
+    ended: Option<Ended>,
+}
+
+impl Agent {
+    /// An agent that is not connected yet. `files` is the limit of open files for its tasks, where its own was raised. To be called
+    /// on the thread that runs it, which must live as long as the process.
+    ///
+    /// # Errors
+    /// What it cannot do without: /proc, threads, cgroups where they are required.
+    pub fn new(options: Options, files: Option<libc::rlimit>) -> anyhow::Result<Self> {
+        let (told, from_threads) = mpsc::unbounded_channel();
+        let (to_inbox, inbox) = mpsc::channel(INBOX_FRAMES_MAX);
+        let cgroups = match options.memory_limit {
+            MemoryLimit::Watch | MemoryLimit::None => None,
+            MemoryLimit::Auto => Cgroups::detect()
+                .inspect_err(|why| tracing::info!(why, "no memory cgroup may be made here: the watch enforces memory limits"))
+                .ok(),
+            MemoryLimit::Cgroup => Some(Cgroups::detect().map_err(|why| {
+                anyhow::anyhow!("--memory-limit cgroup, but no memory cgroup may be made here: {why}; use --memory-limit watch")
+            })?),
+        };
+        let mut names = Names::default();
+        let capacity = resources(&options.capacity(), &mut names, true)
+            .ok_or_else(|| anyhow::anyhow!("more than {} custom resources", Names::MAX))?;
+        let identity = Identity {
+            name: options.name(),
+            pool: options.pool.clone(),
+            components: options.components.clone(),
+            resources: options.capacity(),
+            host: host(),
+            cluster_id: options.cluster_id.clone().unwrap_or_default(),
+        };
+        let target = Target { url: options.url(), token_file: options.token_file.clone() };
+        let (looks, writes) = (told.clone(), told.clone());
+        let now = Instant::now();
+        Ok(Agent {
+            born: now,
+            machine: Worker::new(capacity),
+            names,
+            lane: Lane::new(files, Strangers::Kill)?,
+            catalog: Catalog::new(),
+            attempts: FxHashMap::default(),
+            next_serial: 1,
+            helpers: Helpers::start(HELPERS)?,
+            // Sending fails only when the reactor is gone, and then nobody has to know.
+            writer: Writer::start(move |written| drop(writes.send(Told::Written(written))))?,
+            watch: Watch::start(move |look| drop(looks.send(Told::Look(look))))?,
+            unwatched: VecDeque::new(),
+            cgroups: cgroups.map(Arc::new),
+            link: Link::new(target, identity, to_inbox),
+            batch: Batch::default(),
+            told,
+            from_threads,
+            inbox,
+            lane_events: Vec::new(),
+            sweep_due: now + SWEEP_EVERY,
+            agent_memory: own_memory(),
+            leaving: Leaving::No,
+            ended: None,
+            options,
+        })
+    }
+
+    /// Runs until it is drained, dismissed, or cannot go on.
+    ///
+    /// # Errors
+    /// The runtime refuses a signal or the lane's descriptor.
+    pub async fn run(mut self) -> anyhow::Result<Ended> {
+        let lane_ready = lane_ready(&self.lane)?;
+        let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+        // A handler instead of "ignore": what is ignored would be ignored by tasks too, if their dispositions were not reset.
+        let mut hangup = signal(SignalKind::hangup())?;
+        loop {
+            self.tick();
+            let flushed = self.flush();
+            if let Some(ended) = self.ended.take() {
+                return Ok(ended);
+            }
+            if flushed {
+                // Lets the connections write before the reactor goes on.
+                tokio::task::yield_now().await;
+            }
+            let deadline = tokio::time::Instant::from_std(self.next_deadline());
+            let [terminate, interrupt] = &mut signals;
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => self.drain("the worker received SIGTERM"),
+                _ = interrupt.recv() => self.drain("the worker received SIGINT"),
+                _ = hangup.recv() => {}
+                ready = lane_ready.readable() => {
+                    let mut ready = ready?;
+                    if !self.poll_lane() {
+                        ready.clear_ready();
+                    }
+                }
+                Some(told) = self.from_threads.recv() => self.hear(told),
+                Some(arrived) = self.inbox.recv() => self.arrived(arrived),
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            self.take_what_is_ready();
+        }
+    }
+
+    /// Everything that has come meanwhile, so that one batch tells of all of it.
+    fn take_what_is_ready(&mut self) {
+        for _ in 0..TURN_MAX {
+            let Ok(told) = self.from_threads.try_recv() else { break };
+            self.hear(told);
+        }
+        for _ in 0..INBOX_FRAMES_MAX {
+            let Ok(arrived) = self.inbox.try_recv() else { break };
+            self.arrived(arrived);
+        }
+    }
+
+    fn now(&self) -> Micros {
+        self.born.elapsed().as_micros() as Micros
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let machine = self.machine.next_deadline().map(|at| self.born + Duration::from_micros(at));
+        let watch = self.unwatched.front().map(|(at, _)| *at);
+        let leaving = match self.leaving {
+            Leaving::No => None,
+            Leaving::Reports(until) | Leaving::Goodbye(until) => Some(until),
+        };
+        let fence = Some(self.link.last_heard() + self.options.fence_after).filter(|_| self.link.has_session());
+        let all = [machine, watch, leaving, fence, Some(self.link.next_deadline()), Some(self.sweep_due)];
+        all.into_iter().flatten().min().unwrap_or(self.sweep_due)
+    }
+
+    /// What is due by time alone.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if self.machine.next_deadline().is_some_and(|at| at <= self.now()) {
+            self.step(Input::Tick);
+        }
+        if self.link.has_session() && self.link.last_heard() + self.options.fence_after <= now {
+            tracing::error!("the scheduler was silent for so long that it has given this worker up: its tasks are ended");
+            self.link.forget(now);
+            self.begin_anew();
+        }
+        let (counts, memory) = (self.machine.counts(), &self.attempts);
+        self.link.tick(now, || v1::Heartbeat {
+            memory_used_bytes: memory.values().map(|attempt| attempt.sampled_now).fold(0, u64::saturating_add),
+            executing: counts.executing,
+            queued: counts.queued,
+        });
+        while let Some(&(at, serial)) = self.unwatched.front()
+            && (at <= now || self.attempts.get(&serial).is_none_or(|a| a.over.is_some()))
+        {
+            self.unwatched.pop_front();
+            self.begin_watch(serial);
+        }
+        if self.sweep_due <= now {
+            self.sweep_due = now + SWEEP_EVERY;
+            self.agent_memory = own_memory();
+            let mut events = std::mem::take(&mut self.lane_events);
+            self.lane.sweep(&mut events);
+            self.lane_events = events;
+            self.take_lane_events();
+            self.poll_lane();
+        }
+        self.leave(now);
+    }
+
+    fn begin_watch(&mut self, serial: Serial) {
+        let Some(attempt) = self.attempts.get(&serial).filter(|a| a.over.is_none()) else { return };
+        let Some(pid) = self.lane.pid(serial.0) else { return };
+        let limit = attempt.order.memory_bytes;
+        let by_watch = attempt.cgroup.is_none() && limit > 0 && self.options.memory_limit != MemoryLimit::None;
+        self.watch.watch(serial.0, pid, Some(limit).filter(|_| by_watch));
+    }
+
+    fn leave(&mut self, now: Instant) {
+        match self.leaving {
+            Leaving::No => {}
+            Leaving::Reports(until) if now < until && self.link.has_session() => {
+                if self.batch.is_empty() && self.link.is_acknowledged() {
+                    self.link.send_control(worker_control::Body::Goodbye(v1::Goodbye { reason: "drained".to_owned() }));
+                    self.leaving = Leaving::Goodbye(now + LEAVE_MAX);
+                }
+            }
+            Leaving::Goodbye(until) if now < until && !self.link.is_acknowledged() => {}
+            Leaving::Reports(_) | Leaving::Goodbye(_) => self.end(Ended::Well("drained".to_owned())),
+        }
+    }
+
+    fn end(&mut self, how: Ended) {
+        self.ended.get_or_insert(how);
+    }
+
+    /// Sends what has happened. True when anything was sent.
+    fn flush(&mut self) -> bool {
+        let mut sent = false;
+        while !self.batch.is_empty() && self.link.takes_batches() {
+            self.link.send_batch(self.batch.take());
+            sent = true;
+        }
+        sent
+    }
+
+    /// SIGTERM, once or often: no new work, what runs may finish.
+    fn drain(&mut self, reason: &str) {
+        let deadline = self.options.drain_deadline;
+        if !self.machine.is_draining() {
+            tracing::info!(reason, deadline_s = deadline.as_secs_f64(), "draining");
+            let deadline_ms = deadline.as_millis() as u64;
+            self.link.send_control(worker_control::Body::Draining(v1::Drain { deadline_ms, reason: reason.to_owned() }));
+        }
+        let deadline = self.now().saturating_add(deadline.as_micros() as Micros);
+        self.step(Input::Drain { deadline });
+    }
+
+    /// Nothing that the old session wanted is wanted any more.
+    fn begin_anew(&mut self) {
+        self.step(Input::Void);
+        self.catalog.clear();
+        self.batch.clear();
+    }
+}
+
+/// The lane's epoll set in the runtime's.
+#[allow(unsafe_code)]
+fn lane_ready(lane: &Lane) -> anyhow::Result<AsyncFd<OwnedFd>> {
+    let fd = lane.fd().try_clone_to_owned()?;
+    // SAFETY: the descriptor is a second one for the lane's set and owned by what is made here.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// The agent's own largest resident set so far, bytes.
+fn own_memory() -> u64 {
+    nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)
+        .map_or(0, |usage| (usage.max_rss() as u64).saturating_mul(1024))
+}
+
+/// From the wire. In a capacity no memory figure means that memory is not accounted. Nothing when there are too many names.
+fn resources(wire: &v1::Resources, names: &mut Names, capacity: bool) -> Option<Resources> {
+    let mut made =
+        Resources { milli_cpus: wire.milli_cpus, memory_bytes: wire.memory_bytes, gpus: wire.gpus, ..Resources::default() };
+    if capacity && made.memory_bytes == 0 {
+        made.memory_bytes = Resources::MEMORY_UNACCOUNTED;
+    }
+    for named in wire.custom.iter().filter(|named| named.amount > 0) {
+        let name = names.intern(&named.name)?;
+        let mut one = Resources::default();
+        one.custom.push((name, named.amount));
+        made.add(&one);
+    }
+    Some(made)
+}
