@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 pub const TREE_FILES_MAX: usize = 1 << 20;
 /// Deepest tree.
 pub const TREE_DEPTH_MAX: usize = 128;
-/// Up to here a copy costs about what a link does, and nobody can change somebody else's file through it.
-const SMALL_BYTES: u64 = 256 << 10;
+/// Up to here a copy takes a millisecond or two, and nobody can change somebody else's file through it.
+const SMALL_BYTES: u64 = 4 << 20;
 
 /// BLAKE3 of a file's bytes, or of a tree's manifest.
 pub type Digest = [u8; 32];
@@ -241,7 +241,7 @@ mod tests {
     fn what_is_placed_is_the_content_without_write_permission() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-        fs::write(&from, vec![7; 1 << 20]).expect("written");
+        fs::write(&from, vec![7; SMALL_BYTES as usize + 1]).expect("written");
         fs::set_permissions(&from, Permissions::from_mode(0o555)).expect("set");
         let how = place(&from, &to).expect("placed");
         if nix::unistd::geteuid().is_root() {

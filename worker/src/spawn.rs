@@ -26,7 +26,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes of a child's stack before `execve`. It calls nothing that recurses; a page would do.
 const STACK_BYTES: usize = 64 << 10;
@@ -152,6 +152,8 @@ struct Shared {
     files_set: bool,
     /// `step << 32 | errno`, 0 while nothing failed.
     failure: AtomicU64,
+    /// Which candidate the failure is about.
+    candidate: AtomicUsize,
     /// Not 0 while the child still uses the agent's memory. Written by the kernel.
     in_agent: AtomicI32,
 }
@@ -197,7 +199,11 @@ impl Child {
         let prepared = &memory.prepared;
         let program = prepared.program().display().to_string();
         let message = match step {
-            s if s == Step::Exec as u32 => exec_message(&program, errno, &words, prepared),
+            s if s == Step::Exec as u32 => {
+                let candidate = prepared.candidates.get(memory.shared.candidate.load(Ordering::Relaxed));
+                let candidate = candidate.map(|c| c.to_string_lossy().into_owned()).unwrap_or_default();
+                exec_message(&program, &candidate, errno, &words, prepared)
+            }
             s if s == Step::Directory as u32 => {
                 let directory = prepared.directory.as_ref().map(|d| d.to_string_lossy().into_owned()).unwrap_or_default();
                 format!("cannot start {program}: directory {directory}: {words}")
@@ -235,7 +241,7 @@ impl Drop for Child {
     }
 }
 
-fn exec_message(program: &str, errno: i32, words: &io::Error, prepared: &Prepared) -> String {
+fn exec_message(program: &str, candidate: &str, errno: i32, words: &io::Error, prepared: &Prepared) -> String {
     let by_name = !prepared.program().as_os_str().as_bytes().contains(&b'/');
     match errno {
         libc::ENOENT if by_name => {
@@ -244,17 +250,15 @@ fn exec_message(program: &str, errno: i32, words: &io::Error, prepared: &Prepare
         libc::ENOENT => {
             format!("command {program} was not found (or the interpreter it names in its first line or header is missing)")
         }
-        libc::EACCES => format!(
-            "command {program} may not be executed (permission denied); tried {}; chmod +x helps for a script",
-            prepared.searched()
-        ),
+        libc::EACCES => format!("command {candidate} may not be executed (permission denied); chmod +x helps for a script"),
         libc::ENOEXEC => {
-            format!("command {program} is no executable format this machine knows; a script needs a first line such as #!/bin/sh")
+            format!("command {candidate} is no executable this machine knows; a script needs a first line such as #!/bin/sh")
         }
         libc::E2BIG => format!(
-            "command {program}: its arguments and environment are too long for the system; pass a file instead ({{inputs.NAME.list}})"
+            "command {program}: its arguments and environment are too long for the system; \
+             a file with one path a line is {{inputs.NAME.list}}"
         ),
-        _ => format!("command {program} could not be executed: {words}"),
+        _ => format!("command {candidate} could not be executed: {words}"),
     }
 }
 
@@ -338,6 +342,7 @@ pub fn spawn(prepared: Prepared, streams: &Streams<'_>, stacks: &mut Stacks) -> 
         files: stacks.files.unwrap_or(libc::rlimit { rlim_cur: 0, rlim_max: 0 }),
         files_set: stacks.files.is_some(),
         failure: AtomicU64::new(0),
+        candidate: AtomicUsize::new(0),
         in_agent: AtomicI32::new(1),
     };
     debug_assert!(shared.fds.iter().all(|fd| *fd > 2), "streams lie above 2");
@@ -433,17 +438,27 @@ extern "C" fn child(argument: *mut c_void) -> c_int {
         }
         let none = 0u64;
         raw(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, (&raw const none).addr(), 0, 8, 0]);
-        // As execvp: the first that can be executed; "permission denied" is remembered over "not found".
+        // As execvp: the first that can be executed; one that is there and may not be executed is remembered over "not found".
         let mut remembered = -(libc::ENOENT as isize);
-        let mut candidate = (*shared).candidates;
-        while !(*candidate).is_null() {
-            let result = raw(libc::SYS_execve, [(*candidate).addr(), (*shared).argv.addr(), (*shared).env.addr(), 0, 0]);
+        let mut at = 0;
+        while !(*(*shared).candidates.add(at)).is_null() {
+            let candidate = (*(*shared).candidates.add(at)).addr();
+            let result = raw(libc::SYS_execve, [candidate, (*shared).argv.addr(), (*shared).env.addr(), 0, 0]);
             match -result as c_int {
                 libc::ENOENT | libc::ENOTDIR => {}
-                libc::EACCES => remembered = result,
-                _ => fail(Step::Exec, result),
+                libc::EACCES => {
+                    // A directory of PATH that may not be looked into is no reason to name it.
+                    if raw(libc::SYS_faccessat, [libc::AT_FDCWD as usize, candidate, libc::F_OK as usize, 0, 0]) == 0 {
+                        remembered = result;
+                        (*shared).candidate.store(at, Ordering::Relaxed);
+                    }
+                }
+                _ => {
+                    (*shared).candidate.store(at, Ordering::Relaxed);
+                    fail(Step::Exec, result)
+                }
             }
-            candidate = candidate.add(1);
+            at += 1;
         }
         fail(Step::Exec, remembered)
     }

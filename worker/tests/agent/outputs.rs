@@ -265,6 +265,38 @@ async fn a_task_that_changes_its_input_fails_and_nobody_else_sees_it() {
 }
 
 #[tokio::test]
+async fn a_large_input_cannot_be_written_and_is_watched_like_a_small_one() {
+    let mut fake = Fake::start().await;
+    let _worker = fake.ready(&[]).await;
+    let mut large = shell("head -c 8388608 /dev/zero > {o:table}");
+    large.outputs = vec![output("table", OutputKind::File, "")];
+    let with = |script: &str| {
+        let mut template = shell(script);
+        template.inputs = vec![input("table", 0, "table", "data")];
+        template.start_in = StartIn::Work as i32;
+        template
+    };
+    fake.announce(&[
+        ("large", large, plain()),
+        ("reader", with("wc -c < data; stat -c %a data"), plain()),
+        ("plain write", with("(printf x >> data) 2>/dev/null; true"), plain()),
+        ("forced write", with("chmod u+w data; printf x >> data"), plain()),
+    ]);
+    let object = Fake::object(0, &fake.execute(1, 0).await, 0);
+    let report = fake.execute_with(2, 0, &[vec![object.clone()]]).await;
+    assert_eq!(report.class(), OutcomeClass::Succeeded, "{report:?}");
+    assert_eq!(fake.read("logs/reader/0.1.stdout"), "8388608\n444\n");
+    let root = nix::unistd::geteuid().is_root();
+    let report = fake.execute_with(3, 0, &[vec![object.clone()]]).await;
+    // Permissions do not bind root: what it has is a copy.
+    assert_eq!(report.class(), if root { OutcomeClass::InputChanged } else { OutcomeClass::Succeeded }, "{report:?}");
+    let original = std::fs::metadata(fake.run().join("objects/large/0/1/table")).expect("there");
+    assert_eq!(original.len(), 8 << 20);
+    let report = fake.execute_with(4, 0, &[vec![object.clone()]]).await;
+    assert_eq!(report.class(), OutcomeClass::InputChanged, "{report:?}");
+}
+
+#[tokio::test]
 async fn files_beside_the_manifest_lie_at_their_paths() {
     let mut fake = Fake::start().await;
     let _worker = fake.ready(&[]).await;
