@@ -2,7 +2,7 @@
 //! crates that send and receive them.
 
 /// `scalable.v1`: the only version of the wire so far.
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, clippy::all, rustdoc::all)]
 pub mod v1 {
     tonic::include_proto!("scalable.v1");
 

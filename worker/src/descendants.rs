@@ -113,6 +113,7 @@ pub fn tree(pid: i32) -> Vec<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
     use std::process::{Command, Stdio};
 
     #[test]
@@ -120,17 +121,19 @@ mod tests {
         let mut child = Command::new("cat")
             .env("MARKER_OF_THIS_TEST", "7")
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .expect("cat can be started");
         let pid = child.id() as i32;
+        // The environment is the new one once the program runs: it does when it answers on its pipe.
+        child.stdin.as_mut().expect("a pipe").write_all(b"x").expect("cat reads");
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("cat answers");
         let mut children = Children::open().expect("the kernel lists children");
         let mut found = Vec::new();
         children.read(&mut found);
         assert!(found.contains(&pid), "{found:?}");
         let own = session_of(std::process::id() as i32).expect("we exist").0;
         assert_eq!(session_of(pid), Some((own, false)));
-        // The environment is the new one once the program runs: it has when it answers on its pipe.
         assert!(has_marker(pid, b"MARKER_OF_THIS_TEST=7"));
         assert!(!has_marker(pid, b"MARKER_OF_THIS_TEST=8"));
         assert!(!has_marker(pid, b""), "the end of an environment is no marker");

@@ -1,5 +1,5 @@
 //! Deliberate faults, to show that the invariant checker and the oracle of the tests would see them. None exists in a normal
-//! build: there [`Mutations::has`] is the constant `false`.
+//! build: there `Mutations::has` is the constant `false`.
 
 /// A fault that a test can switch on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
