@@ -40,6 +40,14 @@ impl Running {
     pub fn start(mut command: Command, directory: &Path, name: &str) -> Running {
         let (stdout, stderr) = (directory.join(format!("{name}.stdout")), directory.join(format!("{name}.stderr")));
         let what = format!("{command:?}");
+        // Whoever runs the tests may ignore hang-ups, and children would inherit that.
+        // SAFETY: setting a signal's default is allowed between fork and exec.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                Ok(())
+            });
+        }
         let child = command
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).unwrap())

@@ -7,7 +7,7 @@
 //! does not grow with the agent.
 //!
 //! **What the child may do.** It shares the agent's memory *and its thread-local storage*, so it may touch nothing but its own
-//! stack and the [`Shared`] block made for it: no allocation, no lock, no panic, no `errno` (hence raw system calls instead of
+//! stack and the `Shared` block made for it: no allocation, no lock, no panic, no `errno` (hence raw system calls instead of
 //! libc's). Everything it needs is laid out before.
 //!
 //! **How long that memory lives.** The kernel writes 0 to `Shared::in_agent` when the child has left the agent's memory
