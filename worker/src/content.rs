@@ -11,8 +11,6 @@ use std::path::{Path, PathBuf};
 pub const TREE_FILES_MAX: usize = 1 << 20;
 /// Deepest tree.
 pub const TREE_DEPTH_MAX: usize = 128;
-/// Up to here a copy takes a millisecond or two, and nobody can change somebody else's file through it.
-const SMALL_BYTES: u64 = 4 << 20;
 
 /// BLAKE3 of a file's bytes, or of a tree's manifest.
 pub type Digest = [u8; 32];
@@ -120,59 +118,40 @@ pub fn walk(root: &Path) -> io::Result<Vec<Entry>> {
     Ok(found)
 }
 
-/// How a file came to its new place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placed {
-    /// The file system shares the blocks until one side writes.
-    Reflink,
-    /// Its own bytes.
-    Copy,
-    /// The same file under a second name, without write permission.
-    Link,
-}
-
-/// Puts an immutable file under `to`, without write permission, for a reader that must not be able to change the original: a
-/// reflink; else a copy where it is small or where permissions do not bind (root); else a hard link.
+/// Puts an immutable file under `to`, without write permission, for a reader that must not be able to change the original: its
+/// blocks shared where the file system can, else its own copy. Never a second name of the same file: whoever owns a file can
+/// give itself permission to write, and tasks run as the user that owns the objects.
 ///
 /// # Errors
-/// Neither works: the source is gone, the disk is full.
-pub fn place(from: &Path, to: &Path) -> io::Result<Placed> {
+/// The source is gone, the disk is full.
+pub fn place(from: &Path, to: &Path) -> io::Result<()> {
     let source = File::open(from)?;
-    let metadata = source.metadata()?;
-    let mode = 0o444 | (metadata.mode() & 0o111);
-    if let Some(placed) = reflink(&source, to, mode)? {
-        return Ok(placed);
-    }
-    let binds = !nix::unistd::geteuid().is_root();
-    if binds && metadata.len() > SMALL_BYTES && metadata.mode() & 0o222 == 0 && fs::hard_link(from, to).is_ok() {
-        return Ok(Placed::Link);
-    }
-    copy(source, to, mode)?;
-    Ok(Placed::Copy)
+    let mode = 0o444 | (source.metadata()?.mode() & 0o111);
+    if reflink(&source, to, mode)? { Ok(()) } else { copy(source, to, mode) }
 }
 
-/// Shares the blocks of `source` with a new file, where the file system can.
+/// Shares the blocks of `source` with a new file; false where the file system cannot.
 #[allow(unsafe_code)]
-fn reflink(source: &File, to: &Path, mode: u32) -> io::Result<Option<Placed>> {
+fn reflink(source: &File, to: &Path, mode: u32) -> io::Result<bool> {
     use std::sync::atomic::{AtomicU64, Ordering};
     // The last device that cannot: asking costs a file made and removed. 0 is no device.
     static CANNOT: AtomicU64 = AtomicU64::new(0);
     let device = source.metadata()?.dev();
     if CANNOT.load(Ordering::Relaxed) == device {
-        return Ok(None);
+        return Ok(false);
     }
     let target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
     // SAFETY: two descriptors that are open; no memory is involved.
     if unsafe { libc::ioctl(target.as_raw_fd(), libc::FICLONE, source.as_raw_fd()) } == 0 {
         target.set_permissions(Permissions::from_mode(mode))?;
-        return Ok(Some(Placed::Reflink));
+        return Ok(true);
     }
     let error = io::Error::last_os_error();
     fs::remove_file(to)?;
     if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS)) {
         CANNOT.store(device, Ordering::Relaxed);
     }
-    Ok(None)
+    Ok(false)
 }
 
 /// Copies bytes into a new file with this mode.
@@ -241,12 +220,11 @@ mod tests {
     fn what_is_placed_is_the_content_without_write_permission() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-        fs::write(&from, vec![7; SMALL_BYTES as usize + 1]).expect("written");
+        fs::write(&from, vec![7; 5 << 20]).expect("written");
         fs::set_permissions(&from, Permissions::from_mode(0o555)).expect("set");
-        let how = place(&from, &to).expect("placed");
-        if nix::unistd::geteuid().is_root() {
-            assert_ne!(how, Placed::Link, "root could write through a link");
-        }
+        place(&from, &to).expect("placed");
+        let inode = |path: &Path| fs::metadata(path).expect("there").ino();
+        assert_ne!(inode(&from), inode(&to), "an owner could write through a second name");
         assert_eq!(digest_file(&from).expect("read"), digest_file(&to).expect("read"));
         assert_eq!(fs::metadata(&to).expect("there").mode() & 0o777, 0o555);
     }

@@ -14,7 +14,7 @@ use scalable_proto::v1::{ObjectRef, Output, OutputKind, input_source::Select};
 use scalable_template::Axes;
 
 use crate::catalog::Group;
-use crate::content::{Kind, Placed, digest_file, place, walk};
+use crate::content::{Kind, digest_file, place, walk};
 use crate::layout::{self, BadPath, Place};
 
 /// An attempt's directory, ready.
@@ -51,7 +51,6 @@ pub struct Print {
     pub source: PathBuf,
     /// BLAKE3 of its content, where the scheduler said it for the file alone.
     pub digest: Option<Vec<u8>>,
-    how: Placed,
     seen: Seen,
 }
 
@@ -293,10 +292,10 @@ fn stage_object(
 }
 
 fn stage_one(input: &str, from: &Path, to: &Path, digest: Option<Vec<u8>>, staged: &mut Staged) -> Result<(), StageError> {
-    let how = place(from, to).map_err(|e| failed(&format!("cannot put input `{input}` there:"), from, &e))?;
+    place(from, to).map_err(|e| failed(&format!("cannot put input `{input}` there:"), from, &e))?;
     let seen = Seen::of(to).map_err(|e| failed("cannot look at", to, &e))?;
     let (path, source) = (to.to_owned(), from.to_owned());
-    staged.prints.push(Print { input: input.to_owned(), path, source, digest, how, seen });
+    staged.prints.push(Print { input: input.to_owned(), path, source, digest, seen });
     Ok(())
 }
 
@@ -336,24 +335,12 @@ fn open_stdin(
 /// Gives the sentence to report.
 pub fn changed_input(prints: &[Print]) -> Option<String> {
     prints.iter().find_map(|print| {
-        let now = match Seen::of(&print.path) {
-            Ok(now) => now,
-            // The name is gone, but the command may have written through the link before.
-            Err(_) if print.how == Placed::Link => Seen::of(&print.source).ok()?,
-            Err(_) => return None,
-        };
-        let same = now.inode == print.seen.inode
-            && now.size == print.seen.size
-            && now.mtime == print.seen.mtime
-            // Others may link the same file meanwhile, which counts as a change of the inode.
-            && (print.how == Placed::Link || now.ctime == print.seen.ctime);
-        if same {
+        let now = Seen::of(&print.path).ok()?;
+        if now == print.seen {
             return None;
         }
-        let shared = print.how == Placed::Link && now.inode == print.seen.inode;
         let before = match &print.digest {
             Some(digest) => Some(digest.clone()),
-            None if shared => None,
             None => digest_file(&print.source).ok().map(|(digest, _)| digest.to_vec()),
         };
         let after = digest_file(&print.path).ok().map(|(digest, _)| digest.to_vec());

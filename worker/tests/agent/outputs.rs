@@ -294,6 +294,8 @@ async fn a_large_input_cannot_be_written_and_is_watched_like_a_small_one() {
     assert_eq!(original.len(), 8 << 20);
     let report = fake.execute_with(4, 0, &[vec![object.clone()]]).await;
     assert_eq!(report.class(), OutcomeClass::InputChanged, "{report:?}");
+    let original = std::fs::metadata(fake.run().join("objects/large/0/1/table")).expect("there");
+    assert_eq!(original.len(), 8 << 20, "nobody else's copy has changed");
 }
 
 #[tokio::test]
