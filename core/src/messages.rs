@@ -186,6 +186,27 @@ pub enum OutcomeClass {
     DependencyFailed,
 }
 
+impl OutcomeClass {
+    /// The class as it is written in records and sentences: the wire's name in lower case.
+    pub fn word(self) -> &'static str {
+        match self {
+            OutcomeClass::Succeeded => "succeeded",
+            OutcomeClass::AppError => "app_error",
+            OutcomeClass::Timeout => "timeout",
+            OutcomeClass::Oom => "oom",
+            OutcomeClass::MissingOutput => "missing_output",
+            OutcomeClass::InputChanged => "input_changed",
+            OutcomeClass::BadOutput => "bad_output",
+            OutcomeClass::InfraStart => "infra_start",
+            OutcomeClass::Preempted => "preempted",
+            OutcomeClass::Cancelled => "cancelled",
+            OutcomeClass::LostWorker => "lost_worker",
+            OutcomeClass::Poison => "poison",
+            OutcomeClass::DependencyFailed => "dependency_failed",
+        }
+    }
+}
+
 /// Everything the machine wants done, in order. The caller flushes once per batch of inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {

@@ -255,22 +255,3 @@ pub fn class_to_wire(class: OutcomeClass) -> v1::OutcomeClass {
         OutcomeClass::DependencyFailed => v1::OutcomeClass::DependencyFailed,
     }
 }
-
-/// A class as records and people read it.
-pub fn class_word(class: OutcomeClass) -> &'static str {
-    match class {
-        OutcomeClass::Succeeded => "succeeded",
-        OutcomeClass::AppError => "app_error",
-        OutcomeClass::Timeout => "timeout",
-        OutcomeClass::Oom => "oom",
-        OutcomeClass::MissingOutput => "missing_output",
-        OutcomeClass::InputChanged => "input_changed",
-        OutcomeClass::BadOutput => "bad_output",
-        OutcomeClass::InfraStart => "infra_start",
-        OutcomeClass::Preempted => "preempted",
-        OutcomeClass::Cancelled => "cancelled",
-        OutcomeClass::LostWorker => "lost_worker",
-        OutcomeClass::Poison => "poison",
-        OutcomeClass::DependencyFailed => "dependency_failed",
-    }
-}

@@ -81,7 +81,7 @@ impl Scheduler {
     fn ended_how(&self, task: TaskRef) -> String {
         let class = self.groups.get(&task.group).and_then(|group| group.detail(task.index)).and_then(|detail| detail.last);
         match (self.task_state(task), class) {
-            (Some(TaskState::Failed), Some(failure)) => format!("failed with {}", class_word(failure.class)),
+            (Some(TaskState::Failed), Some(failure)) => format!("failed with {}", failure.class.word()),
             (Some(TaskState::Failed), None) => "failed".to_owned(),
             (Some(TaskState::Cancelled), _) => "was cancelled".to_owned(),
             (Some(TaskState::Succeeded), _) => "succeeded without saying a length that fits".to_owned(),
@@ -327,7 +327,7 @@ impl Scheduler {
     }
 
     fn describe_failure(&self, failure: &Failure) -> String {
-        let mut sentence = format!("attempt {} ended with {}", failure.attempt, class_word(failure.class));
+        let mut sentence = format!("attempt {} ended with {}", failure.attempt, failure.class.word());
         if let Some(code) = failure.exit_code.filter(|_| failure.class == OutcomeClass::AppError) {
             let _ = write!(sentence, " (exit code {code})");
         }
@@ -422,25 +422,6 @@ fn why_cancelled(run: &Run) -> String {
         format!("; its run has had {failures}, its max_failures is {}, and nothing of it starts any more", run.max_failures)
     } else {
         String::new()
-    }
-}
-
-/// The class as it is written on the wire.
-fn class_word(class: OutcomeClass) -> &'static str {
-    match class {
-        OutcomeClass::Succeeded => "succeeded",
-        OutcomeClass::AppError => "app_error",
-        OutcomeClass::Timeout => "timeout",
-        OutcomeClass::Oom => "oom",
-        OutcomeClass::MissingOutput => "missing_output",
-        OutcomeClass::InputChanged => "input_changed",
-        OutcomeClass::BadOutput => "bad_output",
-        OutcomeClass::InfraStart => "infra_start",
-        OutcomeClass::Preempted => "preempted",
-        OutcomeClass::Cancelled => "cancelled",
-        OutcomeClass::LostWorker => "lost_worker",
-        OutcomeClass::Poison => "poison",
-        OutcomeClass::DependencyFailed => "dependency_failed",
     }
 }
 

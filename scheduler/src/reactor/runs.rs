@@ -304,7 +304,7 @@ impl Reactor {
     pub(super) fn task_failed(&mut self, task: TaskRef, attempts: u32, class: OutcomeClass) {
         let Some(group) = self.groups.get(&task.group).cloned() else { return };
         self.touch(task.group);
-        self.record(Record::Failed { group, index: task.index, attempts, class: convert::class_word(class) });
+        self.record(Record::Failed { group, index: task.index, attempts, class: class.word() });
     }
 
     pub(super) fn skipped(&mut self, group: GroupId, first: u32, count: u32, root: TaskRef) {
