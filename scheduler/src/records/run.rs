@@ -1,16 +1,10 @@
-//! The records of a run: `run.json`, `tasks.jsonl`, `failures.jsonl`, `workers.jsonl`, `summary.json`, and the readable names
-//! of committed outputs. Written by one thread of its own, in the order in which the machine decided.
-//!
-//! The queue to it is bounded. At the bound the reactor waits: a disk that cannot keep up slows the scheduler down rather
-//! than losing a record.
+//! One live run's files: a line for every task that is over, the run's own documents at its beginning and end.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use scalable_core::ids::{GroupId, RunId};
@@ -18,150 +12,19 @@ use scalable_core::messages::RunEnd;
 use scalable_proto::v1;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
 
-use crate::reactor::{GroupInfo, Report};
+use super::files::{link_tree, replace};
+use super::{RunRecord, TASKS_RECORDED_MAX};
+use crate::reactor::GroupInfo;
 
-/// Records waiting to be written.
-const QUEUE_MAX: usize = 65_536;
-/// Above this many tasks, `tasks.jsonl` keeps failures only and `run.json` says so.
-pub const TASKS_RECORDED_MAX: u64 = 1_000_000;
-/// What is written reaches the files after this time without a new record.
-const FLUSH_AFTER: Duration = Duration::from_millis(50);
 /// Version of the layout of `run.json`, `tasks.jsonl` and `summary.json`.
 const SCHEMA_VERSION: u32 = 1;
 
-/// One thing to write down.
-pub enum Record {
-    /// A run was accepted.
-    RunBegan(Box<RunRecord>),
-    /// A result was committed.
-    Succeeded {
-        /// The task's group.
-        group: Arc<GroupInfo>,
-        /// The task.
-        index: u32,
-        /// The attempt whose result it is.
-        attempt: u32,
-        /// Where it ran.
-        worker: Arc<str>,
-        /// What it reported.
-        report: Option<Report>,
-    },
-    /// An attempt ended without committing.
-    AttemptEnded {
-        /// The task's group.
-        group: Arc<GroupInfo>,
-        /// The task.
-        index: u32,
-        /// The attempt.
-        attempt: u32,
-        /// Where it was.
-        worker: Arc<str>,
-        /// What is known of it.
-        report: Box<v1::AttemptReport>,
-        /// It is not tried again.
-        last: bool,
-    },
-    /// A task is over without success.
-    Failed {
-        /// Its group.
-        group: Arc<GroupInfo>,
-        /// The task.
-        index: u32,
-        /// Attempts it had.
-        attempts: u32,
-        /// Failure class.
-        class: &'static str,
-    },
-    /// Tasks are over without having run.
-    Range {
-        /// Their group.
-        group: Arc<GroupInfo>,
-        /// First one.
-        first: u32,
-        /// How many.
-        count: u32,
-        /// How.
-        kind: Count,
-    },
-    /// A worker's state changed.
-    Worker {
-        /// Its session.
-        session: u64,
-        /// Its name.
-        name: Arc<str>,
-        /// Its process.
-        pid: u32,
-        /// From here on.
-        state: &'static str,
-    },
-    /// A run is over.
-    RunEnded {
-        /// Which.
-        run: RunId,
-        /// How.
-        end: RunEnd,
-        /// Every group's counts.
-        counts: Vec<v1::GroupCounts>,
-    },
-}
-
-/// How tasks ended that did not run.
-#[derive(Clone, Debug)]
-pub enum Count {
-    /// A task they depend on failed.
-    Skipped {
-        /// `group[index]` of the failure it began with.
-        root: String,
-    },
-    /// By request, or because of `max_failures`.
-    Cancelled,
-}
-
-/// A run as the records need it.
-pub struct RunRecord {
-    /// Its id.
-    pub run: RunId,
-    /// As submitted, without templates.
-    pub spec: v1::RunSpec,
-    /// Its groups in order.
-    pub groups: Vec<Arc<GroupInfo>>,
-    /// The scheduler's address.
-    pub address: String,
-    /// 8787's address.
-    pub http: String,
-    /// File with the token.
-    pub token_file: String,
-}
-
-/// The reactor's end.
-#[derive(Clone)]
-pub struct Handle(SyncSender<Record>);
-
-impl Handle {
-    /// Queues a record; waits while the queue is full.
-    pub fn send(&self, record: Record) {
-        // The thread ends only when every handle is gone.
-        let _ = self.0.send(record);
-    }
-}
-
-/// Starts the thread. The second value says which runs are completely recorded; the third ends when the thread has.
-///
-/// # Errors
-/// When the thread cannot be started.
-pub fn start() -> io::Result<(Handle, mpsc::Receiver<RunId>, std::thread::JoinHandle<()>)> {
-    let (records, queue) = sync_channel(QUEUE_MAX);
-    let (done, recorded) = mpsc::channel(1024);
-    let thread = std::thread::Builder::new().name("records".to_owned()).spawn(move || {
-        Writer { runs: BTreeMap::new(), workers: BTreeMap::new(), done }.run(&queue);
-    })?;
-    Ok((Handle(records), recorded, thread))
-}
+/// Live workers: name and process by session.
+pub(super) type Workers = BTreeMap<u64, (Arc<str>, u32)>;
 
 /// What the thread knows of a live run.
-struct Run {
+pub(super) struct Run {
     record: RunRecord,
     directory: PathBuf,
     tasks: Option<BufWriter<File>>,
@@ -180,12 +43,6 @@ struct Run {
 
 /// The number, worker and report of an attempt after which its task was given up.
 type LastAttempt = (u32, Arc<str>, Box<v1::AttemptReport>);
-
-struct Writer {
-    runs: BTreeMap<RunId, Run>,
-    workers: BTreeMap<u64, (Arc<str>, u32)>,
-    done: mpsc::Sender<RunId>,
-}
 
 /// A line of `tasks.jsonl`.
 #[derive(Serialize)]
@@ -231,92 +88,8 @@ struct TaskLine<'a> {
     rerun: Option<&'a str>,
 }
 
-impl Writer {
-    fn run(mut self, queue: &Receiver<Record>) {
-        loop {
-            match queue.recv_timeout(FLUSH_AFTER) {
-                Ok(record) => self.write(record),
-                Err(RecvTimeoutError::Timeout) => {
-                    for run in self.runs.values_mut() {
-                        run.flush();
-                    }
-                    match queue.recv() {
-                        Ok(record) => self.write(record),
-                        Err(_) => return,
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-    }
-
-    fn write(&mut self, record: Record) {
-        match record {
-            Record::RunBegan(record) => {
-                let mut run = Run::begin(*record);
-                for (name, pid) in self.workers.values() {
-                    run.worker(name, *pid, "active");
-                }
-                run.write_run_json(&self.workers, "running", None);
-                self.runs.insert(run.record.run, run);
-            }
-            Record::Succeeded { group, index, attempt, worker, report } => {
-                if let Some(run) = self.runs.get_mut(&group.run()) {
-                    let brief = matches!(report, Some(Report::Brief(_)));
-                    let mut report = report.map(Report::into_full).unwrap_or_default();
-                    if brief && run.successes_recorded {
-                        report.key = group.key_without_inputs(index);
-                    }
-                    run.succeeded(&group, index, attempt, &worker, report);
-                }
-            }
-            Record::AttemptEnded { group, index, attempt, worker, report, last } => {
-                if let Some(run) = self.runs.get_mut(&group.run()) {
-                    run.attempt_ended(&group, index, attempt, worker, report, last);
-                }
-            }
-            Record::Failed { group, index, attempts, class } => {
-                if let Some(run) = self.runs.get_mut(&group.run()) {
-                    run.ended_badly(&group, index, attempts, "failed", Some(class), None);
-                }
-            }
-            Record::Range { group, first, count, kind } => {
-                let Some(run) = self.runs.get_mut(&group.run()) else { return };
-                let (state, root) = match &kind {
-                    Count::Skipped { root } => ("skipped", Some(root.as_str())),
-                    Count::Cancelled => ("cancelled", None),
-                };
-                let class = if root.is_some() { "dependency_failed" } else { "cancelled" };
-                // A large range of tasks that never ran is told by its group's counts, as successes are.
-                if run.successes_recorded || count < 1000 {
-                    for index in first..first.saturating_add(count) {
-                        run.ended_badly(&group, index, 0, state, Some(class), root);
-                    }
-                }
-            }
-            Record::Worker { session, name, pid, state } => {
-                if matches!(state, "lost" | "gone") {
-                    self.workers.remove(&session);
-                } else {
-                    self.workers.insert(session, (name.clone(), pid));
-                }
-                for run in self.runs.values_mut() {
-                    run.worker(&name, pid, state);
-                    run.write_run_json(&self.workers, "running", None);
-                }
-            }
-            Record::RunEnded { run: id, end, counts } => {
-                if let Some(mut run) = self.runs.remove(&id) {
-                    run.end(end, &counts);
-                }
-                let _ = self.done.blocking_send(id);
-            }
-        }
-    }
-}
-
 impl Run {
-    fn begin(record: RunRecord) -> Run {
+    pub(super) fn begin(record: RunRecord) -> Run {
         let directory = PathBuf::from(&record.spec.directory);
         let total: u64 = record.groups.iter().map(|group| u64::from(group.spec.length)).sum();
         let began = jiff::Timestamp::now();
@@ -342,6 +115,20 @@ impl Run {
         run
     }
 
+    pub(super) fn id(&self) -> RunId {
+        self.record.run
+    }
+
+    /// False above [`TASKS_RECORDED_MAX`] tasks: then only failures have a line of their own.
+    pub(super) fn lists_everything(&self) -> bool {
+        self.successes_recorded
+    }
+
+    /// Writes down that the run lives, and on which workers.
+    pub(super) fn alive(&mut self, workers: &Workers) {
+        self.write_run_json(workers, "running", None);
+    }
+
     fn open(&mut self, name: &str) -> Option<BufWriter<File>> {
         let opened = File::options().create(true).append(true).open(self.directory.join(name));
         match opened {
@@ -361,7 +148,7 @@ impl Run {
         }
     }
 
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         for file in [&mut self.tasks, &mut self.failures, &mut self.workers] {
             let flushed = file.as_mut().map_or(Ok(()), BufWriter::flush);
             if let Err(error) = flushed {
@@ -376,7 +163,7 @@ impl Run {
         file.write_all(b"\n")
     }
 
-    fn worker(&mut self, name: &str, pid: u32, state: &str) {
+    pub(super) fn worker(&mut self, name: &str, pid: u32, state: &str) {
         let line = json!({
             "run_id": self.record.spec.name, "worker": name, "pid": pid, "event": state,
             "timestamp": jiff::Timestamp::now().to_string(),
@@ -385,7 +172,7 @@ impl Run {
         self.note("workers.jsonl", written);
     }
 
-    fn succeeded(&mut self, group: &GroupInfo, index: u32, attempt: u32, worker: &str, report: v1::AttemptReport) {
+    pub(super) fn succeeded(&mut self, group: &GroupInfo, index: u32, attempt: u32, worker: &str, report: v1::AttemptReport) {
         self.cpu_us = self.cpu_us.saturating_add(report.user_us + report.system_us);
         let mut outputs = Map::new();
         for output in report.outputs.iter().filter(|output| output.written) {
@@ -403,7 +190,7 @@ impl Run {
         }
     }
 
-    fn attempt_ended(
+    pub(super) fn attempt_ended(
         &mut self,
         group: &GroupInfo,
         index: u32,
@@ -444,7 +231,7 @@ impl Run {
         }
     }
 
-    fn ended_badly(
+    pub(super) fn ended_badly(
         &mut self,
         group: &GroupInfo,
         index: u32,
@@ -538,7 +325,7 @@ impl Run {
         link_tree(&source, &target)
     }
 
-    fn write_run_json(&mut self, workers: &BTreeMap<u64, (Arc<str>, u32)>, status: &str, finished: Option<jiff::Timestamp>) {
+    fn write_run_json(&mut self, workers: &Workers, status: &str, finished: Option<jiff::Timestamp>) {
         let path = self.directory.join("run.json");
         // The command line has written what it knows; that is kept.
         let mut run: Map<String, Value> =
@@ -578,7 +365,7 @@ impl Run {
         self.note("run.json", written);
     }
 
-    fn end(&mut self, end: RunEnd, counts: &[v1::GroupCounts]) {
+    pub(super) fn end(&mut self, end: RunEnd, counts: &[v1::GroupCounts]) {
         self.flush();
         let status = match end {
             RunEnd::Succeeded => "completed",
@@ -624,7 +411,7 @@ impl Run {
         });
         let written = replace(&self.directory.join("summary.json"), &summary);
         self.note("summary.json", written);
-        self.write_run_json(&BTreeMap::new(), status, Some(finished));
+        self.write_run_json(&Workers::new(), status, Some(finished));
     }
 }
 
@@ -650,37 +437,4 @@ fn hex(bytes: &[u8]) -> String {
 
 fn class_word(class: v1::OutcomeClass) -> String {
     class.as_str_name().trim_start_matches("OUTCOME_CLASS_").to_ascii_lowercase()
-}
-
-/// Writes a file whole or not at all: readers see the old one or the new one.
-fn replace(path: &Path, value: &Value) -> io::Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(value)?;
-    bytes.push(b'\n');
-    let temporary = path.with_extension("json.new");
-    fs::write(&temporary, bytes)?;
-    fs::rename(&temporary, path)
-}
-
-/// Links `source` under `target`, replacing what is there: a file as a hard link, a directory as a tree of hard links, a
-/// symbolic link as itself.
-fn link_tree(source: &Path, target: &Path) -> io::Result<()> {
-    let mut work = vec![(source.to_owned(), target.to_owned())];
-    while let Some((source, target)) = work.pop() {
-        let kind = fs::symlink_metadata(&source)?.file_type();
-        if kind.is_dir() {
-            fs::create_dir_all(&target)?;
-            for entry in fs::read_dir(&source)? {
-                let entry = entry?;
-                work.push((entry.path(), target.join(entry.file_name())));
-            }
-            continue;
-        }
-        if let Err(error) = fs::remove_file(&target)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
-        }
-        fs::hard_link(&source, &target)?;
-    }
-    Ok(())
 }
