@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use scalable_core::ids::{GroupId, RunId};
-use scalable_core::link::{Arrival, Receiver, Sender};
-use scalable_core::messages::Input;
+use scalable_core::link::Arrival;
+use scalable_core::messages::{Connection, Input};
 use scalable_core::spec::GROUPS_PER_RUN_MAX;
 use scalable_proto::v1;
 use scalable_template::Space;
 use tonic::Status;
 
+use super::handshake::{SESSION_OVER, welcome};
+use super::streams::Streams;
 use super::{Peer, Reactor};
 use crate::convert::{self, Refused};
 use crate::serve::{ConnectionId, Out};
@@ -30,13 +32,7 @@ const SUBMIT_TASKS_MAX: usize = 1000;
 
 /// One client.
 pub(super) struct ClientSession {
-    control: Option<(ConnectionId, Out<v1::ClientEvents>)>,
-    data: Option<(ConnectionId, Out<v1::ClientResults>)>,
-    to_control: Sender<v1::ClientEvents>,
-    to_data: Sender<v1::ClientResults>,
-    from_control: Receiver,
-    from_data: Receiver,
-    told: v1::Acks,
+    streams: Streams<v1::ClientEvents, v1::ClientResults>,
     pub(super) watches: BTreeSet<String>,
     behind: BTreeSet<RunId>,
     assembling: Option<Box<v1::RunSpec>>,
@@ -55,13 +51,7 @@ pub(super) struct PendingSubmit {
 impl ClientSession {
     fn new() -> Self {
         ClientSession {
-            control: None,
-            data: None,
-            to_control: Sender::new(FRAMES_KEPT_MAX),
-            to_data: Sender::new(FRAMES_KEPT_MAX),
-            from_control: Receiver::default(),
-            from_data: Receiver::default(),
-            told: v1::Acks::default(),
+            streams: Streams::new(FRAMES_KEPT_MAX),
             watches: BTreeSet::new(),
             behind: BTreeSet::new(),
             assembling: None,
@@ -70,44 +60,23 @@ impl ClientSession {
         }
     }
 
-    fn received(&self) -> v1::Acks {
-        v1::Acks { control: self.from_control.received(), data: self.from_data.received() }
-    }
-
     /// Sends a numbered frame on control. A client that acknowledges nothing is not told more than [`FRAMES_KEPT_MAX`] things.
     pub(super) fn send(&mut self, body: v1::client_events::Body) {
-        let acks = self.received();
-        if let Ok(frame) = self.to_control.push(|seq| v1::ClientEvents { seq, acks: Some(acks), body: Some(body) })
-            && let Some((_, out)) = &self.control
-        {
-            self.told = acks;
-            let _ = out.send(Ok(frame));
-        }
+        let _ = self.streams.send_control(|seq, acks| v1::ClientEvents { seq, acks: Some(acks), body: Some(body) });
     }
 
     fn send_data(&mut self, body: v1::client_results::Body) {
-        if let Ok(frame) = self.to_data.push(|seq| v1::ClientResults { seq, body: Some(body) })
-            && let Some((_, out)) = &self.data
-        {
-            let _ = out.send(Ok(frame));
-        }
+        let _ = self.streams.send_data(|seq| v1::ClientResults { seq, body: Some(body) });
     }
 
     fn acknowledge(&mut self) {
-        let acks = self.received();
-        if acks != self.told
-            && let Some((_, out)) = &self.control
-        {
-            self.told = acks;
-            let _ = out.send(Ok(v1::ClientEvents { seq: 0, acks: Some(acks), body: None }));
-        }
+        self.streams.acknowledge(|acks| v1::ClientEvents { seq: 0, acks: Some(acks), body: None });
     }
 }
 
 impl Reactor {
     pub(super) fn client_control_opened(&mut self, id: ConnectionId, hello: &v1::Hello, out: Out<v1::ClientEvents>) {
-        let checked = Self::protocol(hello).and_then(|protocol| self.check_cluster(hello).map(|()| protocol));
-        let protocol = match checked {
+        let protocol = match self.check_hello(hello) {
             Ok(protocol) => protocol,
             Err(status) => {
                 let _ = out.send(Err(status));
@@ -116,74 +85,48 @@ impl Reactor {
         };
         let resumed = hello.epoch == self.identity.epoch && self.clients.contains_key(&hello.session);
         let number = if resumed { hello.session } else { self.new_session() };
-        let identity = &self.identity;
         let client = self.clients.entry(number).or_insert_with(ClientSession::new);
-        let welcome = v1::Welcome {
-            cluster_id: identity.cluster_id.clone(),
-            epoch: identity.epoch,
-            session: number,
-            protocol,
-            heartbeat_ms: identity.heartbeat_ms,
-            received: Some(client.received()),
-            resumed,
-        };
-        let body = Some(v1::client_events::Body::Welcome(welcome));
-        let _ = out.send(Ok(v1::ClientEvents { seq: 0, acks: Some(client.received()), body }));
-        if resumed {
-            let received = hello.received.unwrap_or_default();
-            client.to_data.acked(received.data);
-            for frame in client.to_control.resume(received.control) {
-                let _ = out.send(Ok(frame));
-            }
-        }
+        let received = client.streams.received();
+        let body = Some(v1::client_events::Body::Welcome(welcome(&self.identity, number, protocol, received, resumed)));
+        let frame = v1::ClientEvents { seq: 0, acks: Some(received), body };
+        let goes_on = resumed.then(|| hello.received.unwrap_or_default());
         client.left_at = None;
-        if let Some((old, _)) = client.control.replace((id, out)) {
+        if let Some(old) = client.streams.attach_control(id, out, frame, goes_on) {
             self.connections.remove(&old);
         }
-        self.connections.insert(id, Peer::ClientControl(number));
+        self.connections.insert(id, Peer::Client(number));
     }
 
     pub(super) fn client_data_opened(&mut self, id: ConnectionId, bind: &v1::Bind, out: Out<v1::ClientResults>) {
         let epoch = self.identity.epoch;
         let Some(client) = self.clients.get_mut(&bind.session).filter(|_| bind.epoch == epoch) else {
-            let _ = out.send(Err(Status::failed_precondition("this session is over: begin a new one on control")));
+            let _ = out.send(Err(Status::failed_precondition(SESSION_OVER)));
             return;
         };
-        let bound = v1::client_results::Body::Bound(v1::Bound { received: client.from_data.received() });
-        let _ = out.send(Ok(v1::ClientResults { seq: 0, body: Some(bound) }));
-        for frame in client.to_data.resume(bind.received) {
-            let _ = out.send(Ok(frame));
-        }
+        let bound = v1::client_results::Body::Bound(v1::Bound { received: client.streams.received().data });
+        let frame = v1::ClientResults { seq: 0, body: Some(bound) };
         client.left_at = None;
-        if let Some((old, _)) = client.data.replace((id, out)) {
+        if let Some(old) = client.streams.attach_data(id, out, frame, bind.received) {
             self.connections.remove(&old);
         }
-        self.connections.insert(id, Peer::ClientData(bind.session));
+        self.connections.insert(id, Peer::Client(bind.session));
     }
 
     pub(super) fn client_closed(&mut self, number: u64, id: ConnectionId) {
         let Some(client) = self.clients.get_mut(&number) else { return };
-        if client.control.as_ref().is_some_and(|(current, _)| *current == id) {
-            client.control = None;
-        }
-        if client.data.as_ref().is_some_and(|(current, _)| *current == id) {
-            client.data = None;
-        }
-        if client.control.is_none() && client.data.is_none() {
+        client.streams.detach(id);
+        if client.streams.is_detached() {
             client.left_at = Some(Instant::now());
         }
         self.clients.retain(|_, client| client.left_at.is_none_or(|left| left.elapsed() < KEPT_AFTER_RESET));
     }
 
     pub(super) fn client_control(&mut self, id: ConnectionId, frame: v1::ClientControl) {
-        let Some(Peer::ClientControl(number)) = self.connections.get(&id).copied() else { return };
+        let Some(Peer::Client(number)) = self.connections.get(&id).copied() else { return };
         let Some(client) = self.clients.get_mut(&number) else { return };
-        if let Some(acks) = frame.acks {
-            client.to_control.acked(acks.control);
-            client.to_data.acked(acks.data);
-        }
+        client.streams.acked(frame.acks);
         if frame.seq > 0 {
-            match client.from_control.arrive(frame.seq) {
+            match client.streams.arrive(Connection::Control, frame.seq) {
                 Arrival::New => {}
                 Arrival::Repeated => return,
                 Arrival::Gap => return self.close_client(number, "a frame on control is missing"),
@@ -237,9 +180,9 @@ impl Reactor {
     }
 
     pub(super) fn client_data(&mut self, id: ConnectionId, frame: v1::ClientData) {
-        let Some(Peer::ClientData(number)) = self.connections.get(&id).copied() else { return };
+        let Some(Peer::Client(number)) = self.connections.get(&id).copied() else { return };
         let Some(client) = self.clients.get_mut(&number) else { return };
-        match client.from_data.arrive(frame.seq) {
+        match client.streams.arrive(Connection::Data, frame.seq) {
             Arrival::New => {}
             Arrival::Repeated => return,
             Arrival::Gap => return self.close_client(number, "a frame on data is missing"),
@@ -420,7 +363,7 @@ impl Reactor {
         let ready: Vec<(u64, RunId)> = self
             .clients
             .iter()
-            .filter(|(_, client)| client.to_control.len() < PROGRESS_UNDER_WAY_MAX)
+            .filter(|(_, client)| client.streams.control_under_way() < PROGRESS_UNDER_WAY_MAX)
             .flat_map(|(number, client)| client.behind.iter().map(|run| (*number, *run)))
             .collect();
         for (number, run) in ready {

@@ -1,12 +1,14 @@
 //! The reactor: owns the machine and everything around it that needs no thread of its own. Inputs come in through one
 //! channel, go through `step`, and the outbox is flushed once per batch of inputs.
 //!
-//! `workers.rs` keeps the workers' sessions and streams, `clients.rs` the clients', `runs.rs` what is known of runs beside
-//! the machine, `calls.rs` answers unary calls.
+//! `workers.rs` keeps the workers' sessions, `clients.rs` the clients'; `streams.rs` and `handshake.rs` are what both have in
+//! common. `runs.rs` keeps what is known of runs beside the machine, `calls.rs` answers unary calls.
 
 mod calls;
 mod clients;
+mod handshake;
 mod runs;
+mod streams;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -122,10 +124,8 @@ struct SeenPool {
 /// Whose stream a connection is.
 #[derive(Clone, Copy, Debug)]
 enum Peer {
-    WorkerControl(SessionId),
-    WorkerData(SessionId),
-    ClientControl(u64),
-    ClientData(u64),
+    Worker(SessionId),
+    Client(u64),
 }
 
 impl Reactor {
@@ -283,9 +283,8 @@ impl Reactor {
 
     fn closed(&mut self, id: ConnectionId) {
         match self.connections.remove(&id) {
-            Some(Peer::WorkerControl(session)) => self.worker_control_closed(session, id),
-            Some(Peer::WorkerData(session)) => self.worker_data_closed(session, id),
-            Some(Peer::ClientControl(client) | Peer::ClientData(client)) => self.client_closed(client, id),
+            Some(Peer::Worker(session)) => self.worker_closed(session, id),
+            Some(Peer::Client(client)) => self.client_closed(client, id),
             None => {}
         }
     }

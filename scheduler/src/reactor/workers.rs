@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 use scalable_core::ids::{GroupId, Handle, RunId, SECOND, SessionId, ShapeId, TaskRef};
-use scalable_core::link::{Arrival, Receiver, Sender};
+use scalable_core::link::Arrival;
 use scalable_core::messages::{
     Connection, Dispatch, EventKind, Finish, Input, OutcomeClass, WorkerEvent, WorkerSpec, WorkerState,
 };
 use scalable_core::resources::Resources;
 use scalable_core::scheduler::projection;
-use scalable_proto::{PROTOCOL, v1};
+use scalable_proto::v1;
 use tonic::Status;
 
+use super::handshake::{SESSION_OVER, welcome};
 use super::runs::Report;
+use super::streams::Streams;
 use super::{Peer, Reactor};
 use crate::convert;
 use crate::records::Record;
@@ -31,13 +33,7 @@ pub(super) struct WorkerSession {
     pub(super) name: Arc<str>,
     pub(super) pid: u32,
     pub(super) host: String,
-    control: Option<(ConnectionId, Out<v1::SchedulerControl>)>,
-    data: Option<(ConnectionId, Out<v1::SchedulerData>)>,
-    to_control: Sender<v1::SchedulerControl>,
-    to_data: Sender<v1::SchedulerData>,
-    from_control: Receiver,
-    from_data: Receiver,
-    told: v1::Acks,
+    streams: Streams<v1::SchedulerControl, v1::SchedulerData>,
     runs: FxHashSet<RunId>,
     groups: FxHashSet<GroupId>,
     shapes: FxHashSet<ShapeId>,
@@ -52,13 +48,7 @@ impl WorkerSession {
             name: Arc::from(name),
             pid,
             host,
-            control: None,
-            data: None,
-            to_control: Sender::new(FRAMES_KEPT_MAX),
-            to_data: Sender::new(FRAMES_KEPT_MAX),
-            from_control: Receiver::default(),
-            from_data: Receiver::default(),
-            told: v1::Acks::default(),
+            streams: Streams::new(FRAMES_KEPT_MAX),
             runs: FxHashSet::default(),
             groups: FxHashSet::default(),
             shapes: FxHashSet::default(),
@@ -68,33 +58,15 @@ impl WorkerSession {
         }
     }
 
-    fn received(&self) -> v1::Acks {
-        v1::Acks { control: self.from_control.received(), data: self.from_data.received() }
-    }
-
     /// Sends a numbered frame on control, now or when the connection is back.
     pub(super) fn send_control(&mut self, body: v1::scheduler_control::Body) {
-        let acks = self.received();
-        match self.to_control.push(|seq| v1::SchedulerControl { seq, acks: Some(acks), body: Some(body) }) {
-            Ok(frame) => {
-                self.told = acks;
-                if let Some((_, out)) = &self.control {
-                    let _ = out.send(Ok(frame));
-                }
-            }
-            Err(_) => self.overflowed = true,
-        }
+        let sent = self.streams.send_control(|seq, acks| v1::SchedulerControl { seq, acks: Some(acks), body: Some(body) });
+        self.overflowed |= sent.is_err();
     }
 
     fn send_data(&mut self, body: v1::scheduler_data::Body) {
-        match self.to_data.push(|seq| v1::SchedulerData { seq, body: Some(body) }) {
-            Ok(frame) => {
-                if let Some((_, out)) = &self.data {
-                    let _ = out.send(Ok(frame));
-                }
-            }
-            Err(_) => self.overflowed = true,
-        }
+        let sent = self.streams.send_data(|seq| v1::SchedulerData { seq, body: Some(body) });
+        self.overflowed |= sent.is_err();
     }
 
     fn send_batch(&mut self) {
@@ -107,65 +79,14 @@ impl WorkerSession {
     /// Sends what has gathered in this batch of inputs, and acknowledgements that no frame has carried.
     pub(super) fn flush(&mut self) {
         self.send_batch();
-        let acks = self.received();
-        if acks != self.told
-            && let Some((_, out)) = &self.control
-        {
-            self.told = acks;
-            let _ = out.send(Ok(v1::SchedulerControl { seq: 0, acks: Some(acks), body: None }));
-        }
-    }
-
-    fn acked(&mut self, acks: Option<v1::Acks>) {
-        if let Some(acks) = acks {
-            self.to_control.acked(acks.control);
-            self.to_data.acked(acks.data);
-        }
-    }
-
-    fn refuse_data(out: &Out<v1::SchedulerData>, message: &str) {
-        let _ = out.send(Err(Status::failed_precondition(message.to_owned())));
+        self.streams.acknowledge(|acks| v1::SchedulerControl { seq: 0, acks: Some(acks), body: None });
     }
 }
 
 impl Reactor {
-    /// The version both sides speak, or why there is none.
-    pub(super) fn protocol(hello: &v1::Hello) -> Result<u32, Status> {
-        let theirs = hello.protocol.unwrap_or_default();
-        let highest = theirs.max.min(*PROTOCOL.end());
-        if highest >= theirs.min && highest >= *PROTOCOL.start() && theirs.min > 0 {
-            return Ok(highest);
-        }
-        Err(Status::failed_precondition(format!(
-            "this scheduler ({}) speaks protocol {} to {}, the peer ({}) speaks {} to {}: use programs of the same release",
-            env!("CARGO_PKG_VERSION"),
-            PROTOCOL.start(),
-            PROTOCOL.end(),
-            hello.build,
-            theirs.min,
-            theirs.max
-        )))
-    }
-
-    pub(super) fn check_cluster(&self, hello: &v1::Hello) -> Result<(), Status> {
-        if hello.cluster_id.is_empty() || hello.cluster_id == self.identity.cluster_id {
-            return Ok(());
-        }
-        Err(Status::failed_precondition(format!(
-            "the peer belongs to cluster {}, this is cluster {}: check the address",
-            hello.cluster_id, self.identity.cluster_id
-        )))
-    }
-
-    pub(super) fn new_session(&mut self) -> u64 {
-        self.next_session += 1;
-        self.next_session
-    }
-
     pub(super) fn worker_control_opened(&mut self, id: ConnectionId, frame: v1::WorkerHello, out: Out<v1::SchedulerControl>) {
         let hello = frame.hello.clone().unwrap_or_default();
-        let checked = Self::protocol(&hello).and_then(|protocol| self.check_cluster(&hello).map(|()| protocol));
-        let protocol = match checked {
+        let protocol = match self.check_hello(&hello) {
             Ok(protocol) => protocol,
             Err(status) => {
                 let _ = out.send(Err(status));
@@ -210,32 +131,16 @@ impl Reactor {
             self.tell_pool(&pool);
             session
         };
-        let (cluster_id, epoch) = (self.identity.cluster_id.clone(), self.identity.epoch);
-        let heartbeat_ms = self.identity.heartbeat_ms;
         let Some(worker) = self.workers.get_mut(&session) else { return };
-        let welcome = v1::Welcome {
-            cluster_id,
-            epoch,
-            session: session.0,
-            protocol,
-            heartbeat_ms,
-            received: Some(worker.received()),
-            resumed,
-        };
+        let received = worker.streams.received();
+        let welcome = welcome(&self.identity, session.0, protocol, received, resumed);
         let body = Some(v1::scheduler_control::Body::Welcome(welcome));
-        let _ = out.send(Ok(v1::SchedulerControl { seq: 0, acks: Some(worker.received()), body }));
-        if resumed {
-            let received = hello.received.unwrap_or_default();
-            worker.to_data.acked(received.data);
-            for frame in worker.to_control.resume(received.control) {
-                let _ = out.send(Ok(frame));
-            }
-        }
-        // An older connection of the same session is of no use any more: its end is not this session's reset.
-        if let Some((old, _)) = worker.control.replace((id, out)) {
+        let frame = v1::SchedulerControl { seq: 0, acks: Some(received), body };
+        let goes_on = resumed.then(|| hello.received.unwrap_or_default());
+        if let Some(old) = worker.streams.attach_control(id, out, frame, goes_on) {
             self.connections.remove(&old);
         }
-        self.connections.insert(id, Peer::WorkerControl(session));
+        self.connections.insert(id, Peer::Worker(session));
         self.step(Input::Attach { session, connection: Connection::Control });
     }
 
@@ -243,45 +148,32 @@ impl Reactor {
         let session = SessionId(bind.session);
         let epoch = self.identity.epoch;
         let Some(worker) = self.workers.get_mut(&session).filter(|worker| !worker.closed && bind.epoch == epoch) else {
-            WorkerSession::refuse_data(&out, "this session is over: begin a new one on control");
+            let _ = out.send(Err(Status::failed_precondition(SESSION_OVER)));
             return;
         };
-        let bound = v1::scheduler_data::Body::Bound(v1::Bound { received: worker.from_data.received() });
-        let _ = out.send(Ok(v1::SchedulerData { seq: 0, body: Some(bound) }));
-        for frame in worker.to_data.resume(bind.received) {
-            let _ = out.send(Ok(frame));
-        }
-        if let Some((old, _)) = worker.data.replace((id, out)) {
+        let bound = v1::scheduler_data::Body::Bound(v1::Bound { received: worker.streams.received().data });
+        let frame = v1::SchedulerData { seq: 0, body: Some(bound) };
+        if let Some(old) = worker.streams.attach_data(id, out, frame, bind.received) {
             self.connections.remove(&old);
         }
-        self.connections.insert(id, Peer::WorkerData(session));
+        self.connections.insert(id, Peer::Worker(session));
         self.step(Input::Attach { session, connection: Connection::Data });
     }
 
-    pub(super) fn worker_control_closed(&mut self, session: SessionId, id: ConnectionId) {
-        let Some(worker) = self.workers.get_mut(&session) else { return };
-        if worker.control.as_ref().is_some_and(|(current, _)| *current == id) {
-            worker.control = None;
-            self.step(Input::Reset { session, connection: Connection::Control });
-        }
-    }
-
-    pub(super) fn worker_data_closed(&mut self, session: SessionId, id: ConnectionId) {
-        let Some(worker) = self.workers.get_mut(&session) else { return };
-        if worker.data.as_ref().is_some_and(|(current, _)| *current == id) {
-            worker.data = None;
-            self.step(Input::Reset { session, connection: Connection::Data });
+    pub(super) fn worker_closed(&mut self, session: SessionId, id: ConnectionId) {
+        if let Some(connection) = self.workers.get_mut(&session).and_then(|worker| worker.streams.detach(id)) {
+            self.step(Input::Reset { session, connection });
         }
     }
 
     pub(super) fn worker_control(&mut self, id: ConnectionId, frame: v1::WorkerControl) {
-        let Some(Peer::WorkerControl(session)) = self.connections.get(&id).copied() else { return };
+        let Some(Peer::Worker(session)) = self.connections.get(&id).copied() else { return };
         let Some(worker) = self.workers.get_mut(&session) else { return };
-        worker.acked(frame.acks);
+        worker.streams.acked(frame.acks);
         self.step(Input::Frame { session });
         let Some(worker) = self.workers.get_mut(&session) else { return };
         if frame.seq > 0 {
-            match worker.from_control.arrive(frame.seq) {
+            match worker.streams.arrive(Connection::Control, frame.seq) {
                 Arrival::New => {}
                 Arrival::Repeated => return,
                 Arrival::Gap => return self.violation(session, "a frame on control is missing"),
@@ -303,10 +195,10 @@ impl Reactor {
     }
 
     pub(super) fn worker_data(&mut self, id: ConnectionId, frame: v1::WorkerData) {
-        let Some(Peer::WorkerData(session)) = self.connections.get(&id).copied() else { return };
+        let Some(Peer::Worker(session)) = self.connections.get(&id).copied() else { return };
         self.step(Input::Frame { session });
         let Some(worker) = self.workers.get_mut(&session) else { return };
-        match worker.from_data.arrive(frame.seq) {
+        match worker.streams.arrive(Connection::Data, frame.seq) {
             Arrival::New => {}
             Arrival::Repeated => return,
             Arrival::Gap => return self.violation(session, "a frame on data is missing"),
@@ -370,8 +262,7 @@ impl Reactor {
         worker.closed = true;
         worker.send_control(v1::scheduler_control::Body::Goodbye(v1::Goodbye { reason: reason.to_owned() }));
         tracing::info!(worker = %worker.name, session = session.0, %reason, "session closed");
-        // Dropping the senders ends both streams once what was sent has gone out.
-        for id in [worker.control.take().map(|(id, _)| id), worker.data.take().map(|(id, _)| id)].into_iter().flatten() {
+        for id in worker.streams.close() {
             self.connections.remove(&id);
         }
     }
