@@ -51,6 +51,8 @@ pub fn class_word(class: v1::OutcomeClass) -> &'static str {
         v1::OutcomeClass::Poison => "poison",
         v1::OutcomeClass::DependencyFailed => "dependency_failed",
         v1::OutcomeClass::BadOutput => "bad_output",
+        v1::OutcomeClass::InputLost => "input_lost",
+        v1::OutcomeClass::Rejected => "rejected",
     }
 }
 

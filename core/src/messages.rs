@@ -167,26 +167,34 @@ pub struct Finish {
     pub token: u32,
 }
 
-/// How an attempt or a task ended. Names as on the wire.
+/// How an attempt or a task ended. Names and numbers as on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i32)]
 #[allow(missing_docs)]
 pub enum OutcomeClass {
-    Succeeded,
-    AppError,
-    Timeout,
-    Oom,
-    MissingOutput,
-    InputChanged,
-    BadOutput,
-    InfraStart,
-    Preempted,
-    Cancelled,
-    LostWorker,
-    Poison,
-    DependencyFailed,
+    Succeeded = 1,
+    AppError = 2,
+    Timeout = 3,
+    Oom = 4,
+    MissingOutput = 5,
+    InputChanged = 6,
+    InfraStart = 7,
+    Preempted = 8,
+    Cancelled = 9,
+    LostWorker = 10,
+    Poison = 11,
+    DependencyFailed = 12,
+    BadOutput = 13,
+    InputLost = 14,
+    Rejected = 15,
 }
 
 impl OutcomeClass {
+    /// The class's number on the wire.
+    pub fn number(self) -> i32 {
+        self as i32
+    }
+
     /// The class as it is written in records and sentences: the wire's name in lower case.
     pub fn word(self) -> &'static str {
         match self {
@@ -203,6 +211,8 @@ impl OutcomeClass {
             OutcomeClass::LostWorker => "lost_worker",
             OutcomeClass::Poison => "poison",
             OutcomeClass::DependencyFailed => "dependency_failed",
+            OutcomeClass::InputLost => "input_lost",
+            OutcomeClass::Rejected => "rejected",
         }
     }
 }

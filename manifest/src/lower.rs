@@ -113,6 +113,7 @@ pub fn lower(manifest: &Manifest, plan: &Plan, options: &LowerOptions) -> Result
         labels: options.labels.clone().into_iter().collect(),
         takes_over: options.takes_over.clone(),
         groups,
+        open: false,
     };
     let mut files: Vec<FileToStore> = stored.into_values().flatten().collect();
     files.sort_unstable_by_key(|file| file.digest);
@@ -210,6 +211,8 @@ pub(crate) fn group_spec(manifest: &Manifest, task: &Task, takes: &Amounts, shap
             custom: named(&takes.custom),
         }),
         totals: totals_of(task, manifest),
+        growing: false,
+        deliver: false,
     }
 }
 

@@ -214,6 +214,7 @@ pub fn finish(report: &v1::AttemptReport, token: u32) -> messages::Finish {
         v1::OutcomeClass::MissingOutput => OutcomeClass::MissingOutput,
         v1::OutcomeClass::InputChanged => OutcomeClass::InputChanged,
         v1::OutcomeClass::BadOutput => OutcomeClass::BadOutput,
+        v1::OutcomeClass::InputLost => OutcomeClass::InputLost,
         v1::OutcomeClass::InfraStart => OutcomeClass::InfraStart,
         v1::OutcomeClass::Preempted => OutcomeClass::Preempted,
         v1::OutcomeClass::Cancelled => OutcomeClass::Cancelled,
@@ -222,7 +223,8 @@ pub fn finish(report: &v1::AttemptReport, token: u32) -> messages::Finish {
         | v1::OutcomeClass::Unspecified
         | v1::OutcomeClass::LostWorker
         | v1::OutcomeClass::Poison
-        | v1::OutcomeClass::DependencyFailed => OutcomeClass::AppError,
+        | v1::OutcomeClass::DependencyFailed
+        | v1::OutcomeClass::Rejected => OutcomeClass::AppError,
     };
     let wall = report.finished_us.saturating_sub(report.started_us);
     messages::Finish {
@@ -237,21 +239,39 @@ pub fn finish(report: &v1::AttemptReport, token: u32) -> messages::Finish {
     }
 }
 
-/// A class as it goes over the wire.
+/// A class as it goes over the wire: the numbers are the same.
 pub fn class_to_wire(class: OutcomeClass) -> v1::OutcomeClass {
-    match class {
-        OutcomeClass::Succeeded => v1::OutcomeClass::Succeeded,
-        OutcomeClass::AppError => v1::OutcomeClass::AppError,
-        OutcomeClass::Timeout => v1::OutcomeClass::Timeout,
-        OutcomeClass::Oom => v1::OutcomeClass::Oom,
-        OutcomeClass::MissingOutput => v1::OutcomeClass::MissingOutput,
-        OutcomeClass::InputChanged => v1::OutcomeClass::InputChanged,
-        OutcomeClass::BadOutput => v1::OutcomeClass::BadOutput,
-        OutcomeClass::InfraStart => v1::OutcomeClass::InfraStart,
-        OutcomeClass::Preempted => v1::OutcomeClass::Preempted,
-        OutcomeClass::Cancelled => v1::OutcomeClass::Cancelled,
-        OutcomeClass::LostWorker => v1::OutcomeClass::LostWorker,
-        OutcomeClass::Poison => v1::OutcomeClass::Poison,
-        OutcomeClass::DependencyFailed => v1::OutcomeClass::DependencyFailed,
+    v1::OutcomeClass::try_from(class.number()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_have_the_same_names_and_numbers_in_the_core_and_on_the_wire() {
+        use OutcomeClass as C;
+        let all = [
+            C::Succeeded,
+            C::AppError,
+            C::Timeout,
+            C::Oom,
+            C::MissingOutput,
+            C::InputChanged,
+            C::InfraStart,
+            C::Preempted,
+            C::Cancelled,
+            C::LostWorker,
+            C::Poison,
+            C::DependencyFailed,
+            C::BadOutput,
+            C::InputLost,
+            C::Rejected,
+        ];
+        for class in all {
+            let wire = class_to_wire(class).as_str_name().trim_start_matches("OUTCOME_CLASS_").to_lowercase();
+            assert_eq!(wire, class.word());
+        }
+        assert!(v1::OutcomeClass::try_from(all.len() as i32 + 1).is_err(), "a class of the wire is missing in the core");
     }
 }

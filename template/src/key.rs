@@ -42,6 +42,14 @@ pub fn key(template: &TaskTemplate, index: u32, values: &[(&str, Cow<'_, str>)],
             digest.number(2);
             digest.text(text);
         }
+        Some(Command::Function(function)) => {
+            digest.number(3);
+            digest.bytes(function.name.as_bytes());
+            digest.bytes(function.codec.as_bytes());
+            digest.bytes(function.executable.as_ref().map_or(&[][..], |executable| &executable.digest));
+            digest.bytes(function.native.as_bytes());
+            digest.bytes(&function.signature);
+        }
     }
     let mut env: Vec<_> = template.env.iter().collect();
     env.sort_unstable_by_key(|(name, _)| name.as_str());
@@ -94,7 +102,7 @@ fn names_index(template: &TaskTemplate) -> bool {
     let command = match &template.command {
         Some(Command::Argv(argv)) => argv.args.iter().any(names_it),
         Some(Command::Shell(text)) => names_it(text),
-        None => false,
+        Some(Command::Function(_)) | None => false,
     };
     command || template.env.values().any(names_it)
 }

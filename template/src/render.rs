@@ -116,7 +116,8 @@ pub enum RenderError {
 /// See [`RenderError`].
 pub fn render(template: &TaskTemplate, context: &dyn Context) -> Result<Rendered, RenderError> {
     let argv = match &template.command {
-        None => return Err(RenderError::NoCommand),
+        // A function is called in a lane host; there is nothing to start.
+        Some(Command::Function(_)) | None => return Err(RenderError::NoCommand),
         Some(Command::Argv(argv)) => {
             let mut made = Vec::with_capacity(argv.args.len());
             for text in &argv.args {
@@ -238,7 +239,7 @@ pub fn needs_directory(template: &TaskTemplate) -> bool {
     let command = match &template.command {
         Some(Command::Argv(argv)) => argv.args.iter().any(names_it),
         Some(Command::Shell(text)) => names_it(text),
-        None => false,
+        Some(Command::Function(_)) | None => false,
     };
     command
         || template.start_in() == StartIn::Work

@@ -215,7 +215,7 @@ impl Attempt {
         let tail = if success { TAIL_BYTES_SUCCESS } else { TAIL_BYTES_MAX };
         let message = if success { String::new() } else { self.sentence(class, limit, peak_memory_bytes) };
         AttemptReport {
-            class: class_to_wire(class) as i32,
+            class: class.number(),
             exit_code: end.exit_code.filter(|_| end.failure.is_none()),
             signal: end.signal,
             started_us,
@@ -407,25 +407,6 @@ pub fn size(bytes: u64) -> String {
 
 fn signal_name(signal: i32) -> String {
     nix::sys::signal::Signal::try_from(signal).map(|signal| format!(" ({signal})")).unwrap_or_default()
-}
-
-/// The wire's word for a class.
-pub fn class_to_wire(class: OutcomeClass) -> v1::OutcomeClass {
-    match class {
-        OutcomeClass::Succeeded => v1::OutcomeClass::Succeeded,
-        OutcomeClass::AppError => v1::OutcomeClass::AppError,
-        OutcomeClass::Timeout => v1::OutcomeClass::Timeout,
-        OutcomeClass::Oom => v1::OutcomeClass::Oom,
-        OutcomeClass::MissingOutput => v1::OutcomeClass::MissingOutput,
-        OutcomeClass::InputChanged => v1::OutcomeClass::InputChanged,
-        OutcomeClass::BadOutput => v1::OutcomeClass::BadOutput,
-        OutcomeClass::InfraStart => v1::OutcomeClass::InfraStart,
-        OutcomeClass::Preempted => v1::OutcomeClass::Preempted,
-        OutcomeClass::Cancelled => v1::OutcomeClass::Cancelled,
-        OutcomeClass::LostWorker => v1::OutcomeClass::LostWorker,
-        OutcomeClass::Poison => v1::OutcomeClass::Poison,
-        OutcomeClass::DependencyFailed => v1::OutcomeClass::DependencyFailed,
-    }
 }
 
 #[cfg(test)]
