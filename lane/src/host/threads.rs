@@ -159,6 +159,9 @@ impl Host {
                 && let Some(piece) = self.find(thread, queue)
             {
                 self.share();
+                if lock(&self.outs[thread as usize]).count > 0 {
+                    self.wake_flusher();
+                }
                 self.run_piece(thread, piece, &mut known);
             }
             self.flush(&mut lock(&self.outs[thread as usize]));
@@ -172,6 +175,10 @@ impl Host {
                     self.rest(thread, queue);
                     continue;
                 }
+            }
+            if thread >= self.allowed.load(Ordering::Relaxed) {
+                // What it has read is for the others.
+                self.share();
             }
             if self.ending.load(Ordering::Acquire) {
                 // Everybody looks for himself; what is queued is still executed.
