@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use scalable_core::ids::Handle;
 use scalable_core::messages::OutcomeClass;
-use scalable_proto::v1::{self, AttemptReport, Builtin, MemoryMethod, ObjectRef, OutputReport, StartIn};
+use scalable_proto::v1::{AttemptReport, Builtin, MemoryMethod, ObjectRef, OutputReport, StartIn};
 use scalable_template::{Builtins, Context, InputDigests, quote_argv, render};
 
 use crate::catalog::{Group, is_ours};
@@ -236,6 +236,7 @@ impl Attempt {
             length: None,
             rerun: self.rerun(success),
             taken_over_from: self.taken_over_from.clone(),
+            ..AttemptReport::default()
         }
     }
 

@@ -251,7 +251,7 @@ fn lists(template: &TaskTemplate) -> BTreeSet<String> {
     let command: &[Text] = match &template.command {
         Some(Command::Argv(argv)) => &argv.args,
         Some(Command::Shell(text)) => std::slice::from_ref(text),
-        None => &[],
+        Some(Command::Function(_)) | None => &[],
     };
     let pieces = command.iter().chain(template.env.values()).flat_map(|text| &text.pieces);
     let named = pieces.filter_map(|piece| match &piece.kind {

@@ -254,6 +254,7 @@ impl Link {
             resources: Some(identity.resources),
             pid: std::process::id(),
             host: identity.host,
+            ..WorkerHello::default()
         };
         let (generation, frames, out) = self.control.begin(now);
         // The receiver is alive: it is the other end of what was just made.

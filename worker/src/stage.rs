@@ -214,7 +214,7 @@ fn stage_input(
     let many = match &source.select {
         Some(Select::All(_)) => true,
         Some(Select::Projection(projection)) => Axes::new(projection).map_or(true, |axes| axes.count() > 1),
-        Some(Select::Index(_)) | None => false,
+        Some(Select::Index(_) | Select::Element(_)) | None => false,
     };
     let mut paths = Vec::with_capacity(objects.len());
     let written: Vec<&ObjectRef> = objects.iter().filter(|object| object.attempt > 0).collect();

@@ -242,6 +242,7 @@ impl Agent {
             memory_used_bytes: memory.values().map(|attempt| attempt.sampled_now).fold(0, u64::saturating_add),
             executing: counts.executing,
             queued: counts.queued,
+            ..v1::Heartbeat::default()
         });
         while let Some(&(at, serial)) = self.unwatched.front()
             && (at <= now || self.attempts.get(&serial).is_none_or(|a| a.over.is_some()))

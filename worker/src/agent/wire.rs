@@ -48,6 +48,8 @@ impl Agent {
             scheduler_control::Body::Goodbye(goodbye) => self.dismissed(&goodbye.reason),
             // The link takes it.
             scheduler_control::Body::Welcome(_) => {}
+            // Nothing is kept that could be dropped.
+            scheduler_control::Body::Drop(_) => {}
         }
     }
 
@@ -73,6 +75,8 @@ impl Agent {
             scheduler_data::Body::Dispatch(batch) => self.dispatch(batch),
             // The link takes it.
             scheduler_data::Body::Bound(_) => Ok(()),
+            // Nothing is fetched from peers.
+            scheduler_data::Body::Peer(_) => Ok(()),
         };
         if let Err(why) = taken {
             // Both sides' books differ: a new session makes them equal.
@@ -92,7 +96,7 @@ impl Agent {
     }
 
     fn dispatch(&mut self, batch: DispatchBatch) -> Result<(), String> {
-        let DispatchBatch { handle, group, index, attempt, shape, timeout_ms, task_id, fence } = batch;
+        let DispatchBatch { handle, group, index, attempt, shape, timeout_ms, task_id, fence, args_end: _, args: _ } = batch;
         let count = handle.len();
         let columns = [group.len(), index.len(), attempt.len(), shape.len(), timeout_ms.len(), task_id.len(), fence.len()];
         if columns.iter().any(|column| *column != count) {

@@ -192,6 +192,7 @@ impl Service {
             heartbeat_ms: state.heartbeat_ms,
             received: Some(state.acks()),
             resumed,
+            ..Welcome::default()
         };
         let body = Some(scheduler_control::Body::Welcome(welcome));
         let _ = out.send(Ok(SchedulerControl { seq: 0, acks: None, body }));
@@ -532,6 +533,7 @@ impl Fake {
             timeout_ms: vec![timeout_ms],
             task_id: vec![u64::from(group) << 32 | u64::from(index)],
             fence: vec![handle & 0xFFFF_FFFF],
+            ..DispatchBatch::default()
         }));
     }
 
@@ -574,7 +576,8 @@ impl Fake {
     /// The object that a report tells of.
     pub fn object(index: u32, report: &AttemptReport, output: usize) -> ObjectRef {
         let output = &report.outputs[output];
-        ObjectRef { index, attempt: u32::from(output.written), digest: output.digest.clone(), size: output.size }
+        let (digest, size) = (output.digest.clone(), output.size);
+        ObjectRef { index, attempt: u32::from(output.written), digest, size, ..ObjectRef::default() }
     }
 }
 
