@@ -38,9 +38,6 @@ impl From<EncodeError> for CodecError {
         CodecError(match error {
             EncodeError::OtherString(message) => message,
             EncodeError::Other(message) => message.to_owned(),
-            EncodeError::SequenceMustHaveLength => {
-                "a sequence does not say its length before its elements (`#[serde(flatten)]` does that)".to_owned()
-            }
             other => other.to_string(),
         })
     }
@@ -110,12 +107,12 @@ pub fn decode_sequence<'a, T: DeserializeOwned>(elements: impl ExactSizeIterator
 }
 
 /// Slices as one run of bytes.
-struct Chain<'a, I> {
-    first: &'a [u8],
+struct Chain<'l, I> {
+    first: &'l [u8],
     rest: I,
 }
 
-impl<'a, I: Iterator<Item = &'a [u8]>> Chain<'a, I> {
+impl<'l, 'a: 'l, I: Iterator<Item = &'a [u8]>> Chain<'l, I> {
     /// Moves on to the next slice that is not empty; false at the end.
     fn skip(&mut self) -> bool {
         while self.first.is_empty() {
@@ -128,7 +125,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Chain<'a, I> {
     }
 }
 
-impl<'a, I: Iterator<Item = &'a [u8]>> Reader for &mut Chain<'a, I> {
+impl<'l, 'a: 'l, I: Iterator<Item = &'a [u8]>> Reader for &mut Chain<'l, I> {
     fn read(&mut self, mut to: &mut [u8]) -> Result<(), DecodeError> {
         while !to.is_empty() {
             if !self.skip() {

@@ -76,7 +76,12 @@ where
     type Cells = Iterated<I::IntoIter, P>;
 
     fn open(self) -> Self::Cells {
-        const { assert!(!matches!(<I::Item as Argument<P>>::KIND, Kind::All), "pass `array.all()` itself: it is the same for every call") };
+        const {
+            assert!(
+                !matches!(<I::Item as Argument<P>>::KIND, Kind::All),
+                "pass `array.all()` itself: it is the same for every call"
+            )
+        };
         Iterated { rest: self.into_iter(), next: None, kept: Vec::new(), parameter: std::marker::PhantomData }
     }
 }
@@ -146,7 +151,12 @@ where
     type Cells = StreamedCells<S, P>;
 
     fn open(self) -> Self::Cells {
-        const { assert!(!matches!(<S::Item as Argument<P>>::KIND, Kind::All), "pass `array.all()` itself: it is the same for every call") };
+        const {
+            assert!(
+                !matches!(<S::Item as Argument<P>>::KIND, Kind::All),
+                "pass `array.all()` itself: it is the same for every call"
+            )
+        };
         StreamedCells { rest: Box::pin(self.0), next: None, kept: Vec::new(), parameter: std::marker::PhantomData }
     }
 }

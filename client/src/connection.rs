@@ -1,7 +1,7 @@
-//! The client's session: one task that owns both streams, keeps what is not acknowledged, and makes the connection again when
+//! The client's connection: one task that owns both streams, keeps what is not acknowledged, and makes the connection again when
 //! it breaks. Everything a caller asks for arrives as a [`Command`] and is answered by a channel or a [`Feed`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use crate::endpoint::Endpoint;
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Extra, Outgoing};
+use crate::shared::Shared;
 use crate::watch::Feed;
 use crate::{Error, Submitted};
 
@@ -26,6 +27,9 @@ const RECONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duratio
 /// Unacknowledged frames a stream keeps. Data takes a frame a group.
 const CONTROL_FRAMES_MAX: usize = 1024;
 const DATA_FRAMES_MAX: usize = 4096;
+/// Frames handed to the transport and not yet written by it. Data has few: what comes meanwhile grows the next frame.
+const CONTROL_TRANSPORT_FRAMES: usize = 32;
+const DATA_TRANSPORT_FRAMES: usize = 2;
 /// Frames received before they are acknowledged even when more are coming: the scheduler pushes progress only as fast as it is
 /// acknowledged.
 const FRAMES_PER_ACK: u32 = 64;
@@ -39,9 +43,22 @@ type Reply = oneshot::Sender<Result<Submitted, Error>>;
 /// What a caller asks of the session.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Submit { run: Arc<RunInParts>, reply: Reply },
-    SubmitTasks { request: v1::SubmitTasks, reply: Reply },
-    Watch { run: String, feed: Feed },
+    Submit {
+        run: Arc<RunInParts>,
+        reply: Reply,
+    },
+    SubmitTasks {
+        request: v1::SubmitTasks,
+        reply: Reply,
+    },
+    Watch {
+        run: String,
+        feed: Feed,
+    },
+    /// Serves an open run from now on: what its outbox has is sent, and it is told what arrives.
+    Attach {
+        open: Arc<Shared>,
+    },
 }
 
 /// A run as it travels: the head, then group by group.
@@ -57,6 +74,8 @@ enum DataJob {
     Begin(Arc<RunInParts>),
     Group(Arc<RunInParts>, usize),
     Commit(Arc<RunInParts>),
+    /// A frame of the open run.
+    Open(v1::client_data::Body),
 }
 
 impl DataJob {
@@ -66,6 +85,7 @@ impl DataJob {
             DataJob::Begin(run) => Body::Begin(run.head.clone()),
             DataJob::Group(run, group) => Body::Group(run.groups[group].clone()),
             DataJob::Commit(run) => Body::Commit(v1::Commit { client_key: run.head.client_key.clone() }),
+            DataJob::Open(body) => body,
         };
         v1::ClientData { seq, body: Some(body) }
     }
@@ -96,7 +116,7 @@ enum Stop {
 }
 
 /// See the head of this file.
-pub(crate) struct Session {
+pub(crate) struct Connection {
     endpoint: Endpoint,
     cluster_id: String,
     epoch: u64,
@@ -109,30 +129,47 @@ pub(crate) struct Session {
     since_ack: u32,
     asked: HashMap<Vec<u8>, (Asked, Reply)>,
     watches: Vec<(String, Feed)>,
+    open: Option<Open>,
     commands: mpsc::Receiver<Command>,
 }
 
-impl Session {
+/// An open run.
+struct Open {
+    shared: Arc<Shared>,
+    /// Numbers of its frames that were sent and are not acknowledged.
+    under_way: VecDeque<u64>,
+}
+
+impl Open {
+    /// True when nobody has to do with it any more and everything was said.
+    fn is_done(&self) -> bool {
+        self.shared.over().is_some()
+            || (self.shared.is_abandoned() && self.under_way.is_empty() && !self.shared.outbox().has_next())
+    }
+}
+
+impl Connection {
     /// Connects for the first time and starts the task that serves the session.
     pub(crate) async fn start(endpoint: Endpoint) -> Result<mpsc::Sender<Command>, Error> {
         let (commands_in, commands) = mpsc::channel(64);
-        let mut session = Session {
+        let mut connection = Connection {
             endpoint,
             cluster_id: String::new(),
             epoch: 0,
             session: 0,
             heartbeat: HEARTBEAT_DEFAULT,
-            control: Outgoing::new(CONTROL_FRAMES_MAX),
-            data: Outgoing::new(DATA_FRAMES_MAX),
+            control: Outgoing::new(CONTROL_FRAMES_MAX, CONTROL_TRANSPORT_FRAMES),
+            data: Outgoing::new(DATA_FRAMES_MAX, DATA_TRANSPORT_FRAMES),
             control_in: Receiver::default(),
             data_in: Receiver::default(),
             since_ack: 0,
             asked: HashMap::new(),
             watches: Vec::new(),
+            open: None,
             commands,
         };
-        let streams = session.connect().await?;
-        tokio::spawn(session.run(streams));
+        let streams = connection.connect().await?;
+        tokio::spawn(connection.run(streams));
         Ok(commands_in)
     }
 
@@ -163,6 +200,9 @@ impl Session {
         }
         for (_, feed) in self.watches.drain(..) {
             feed.end(Some(error.clone()));
+        }
+        if let Some(open) = self.open.take() {
+            open.shared.end(error);
         }
     }
 
@@ -245,7 +285,10 @@ impl Session {
             .map_err(|_| self.silent("Bind"))?
             .map_err(|status: Status| refused(status))?;
         match message.and_then(|message| message.body) {
-            Some(v1::client_results::Body::Bound(bound)) => self.data.resume(bound.received),
+            Some(v1::client_results::Body::Bound(bound)) => {
+                self.data.resume(bound.received);
+                self.data_acked(bound.received);
+            }
             _ => {
                 return Err(Error::VersionSkew {
                     reason: "the scheduler answered Bind with something else than Bound".to_owned(),
@@ -297,6 +340,10 @@ impl Session {
         self.data.restart();
         self.control_in = Receiver::default();
         self.data_in = Receiver::default();
+        if let Some(open) = self.open.take() {
+            // What it knew of the run was in the session: which groups there are and what was delivered.
+            open.shared.end(self.lost("the scheduler has ended this session, and with it the tasks that were submitted in it"));
+        }
         if another {
             let error = self.lost("another scheduler answers there now");
             for (_, feed) in self.watches.drain(..) {
@@ -323,12 +370,15 @@ impl Session {
         let mut data_broken: Option<(Error, Instant)> = None;
         loop {
             self.watches.retain(|(_, feed)| !feed.is_abandoned());
-            if !commands_open && self.watches.is_empty() && self.asked.is_empty() {
+            let open_done = self.open.as_ref().is_none_or(Open::is_done);
+            if !commands_open && self.watches.is_empty() && self.asked.is_empty() && open_done {
                 return Stop::Unused;
             }
+            self.say_words();
             let acks = self.acks();
             let make_control = |body, seq| v1::ClientControl { seq, acks: Some(acks), body: Some(body) };
-            let (control_ready, data_ready) = (self.control.has_next(), self.data.has_next());
+            let control_ready = self.control.has_next();
+            let data_ready = self.data.has_next() || (self.data.has_room() && self.has_open_frame());
             let address = self.endpoint.address();
             tokio::select! {
                 // In this order: what has arrived is taken before it is acknowledged, all at once.
@@ -354,12 +404,16 @@ impl Session {
                     data_broken = Some((error, Instant::now() + CONTROL_BEHIND_DATA));
                 },
                 error = broken_for_good(data_broken.as_ref()) => return Stop::Broken(error),
-                sent = self.control.send_next(make_control), if control_ready => if !sent {
+                sent = self.control.send_next(make_control, || None), if control_ready => if sent.is_err() {
                     return Stop::Broken(self.lost("the control stream is closed"));
                 },
-                sent = self.data.send_next(DataJob::frame), if data_ready && data_broken.is_none() => if !sent {
-                    return Stop::Broken(self.lost("the data stream is closed"));
+                sent = self.data.send_next(DataJob::frame, || take_open_frame(self.open.as_ref())),
+                    if data_ready && data_broken.is_none() => match (sent, &mut self.open) {
+                    (Err(_), _) => return Stop::Broken(self.lost("the data stream is closed")),
+                    (Ok(Some(Extra(seq))), Some(open)) => open.under_way.push_back(seq),
+                    (Ok(_), _) => {}
                 },
+                () = woken(self.open.as_ref()) => {}
                 _ = heartbeat.tick() => self.send_acks(),
                 () = std::future::ready(()), if self.since_ack > 0 => self.send_acks(),
             }
@@ -387,6 +441,43 @@ impl Session {
                 self.control.push(ControlBody::Watch(v1::Watch { run: run.clone() }));
                 self.watches.push((run, feed));
             }
+            Command::Attach { open } => self.open = Some(Open { shared: open, under_way: VecDeque::new() }),
+        }
+    }
+
+    /// True when the open run has a frame for data; else it wakes this task when it has one.
+    fn has_open_frame(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| {
+            let mut outbox = open.shared.outbox();
+            outbox.idle = !outbox.has_next();
+            !outbox.idle
+        })
+    }
+
+    /// Queues for control what the open run has to say there.
+    fn say_words(&mut self) {
+        let Some(open) = &self.open else { return };
+        let mut outbox = open.shared.outbox();
+        while let Some(word) = outbox.take_word() {
+            self.control.push(word);
+        }
+        drop(outbox);
+        if let Some(bytes) = open.shared.taken() {
+            self.control.push(ControlBody::Taken(v1::ResultsTaken { bytes }));
+        }
+    }
+
+    /// Everything up to `seq` of data is acknowledged.
+    fn data_acked(&mut self, seq: u64) {
+        self.data.acked(seq);
+        let Some(open) = &mut self.open else { return };
+        let mut outbox = None;
+        while open.under_way.front().is_some_and(|frame| *frame <= seq) {
+            open.under_way.pop_front();
+            outbox.get_or_insert_with(|| open.shared.outbox()).acknowledged();
+        }
+        if outbox.take().is_some() {
+            open.shared.made_room();
         }
     }
 
@@ -408,7 +499,7 @@ impl Session {
     fn control_message(&mut self, message: v1::ClientEvents) -> Result<(), Stop> {
         if let Some(acks) = message.acks {
             self.control.acked(acks.control);
-            self.data.acked(acks.data);
+            self.data_acked(acks.data);
         }
         let goodbye = matches!(message.body, Some(v1::client_events::Body::Goodbye(_)));
         // A goodbye and a mere acknowledgement may come without a number.
@@ -452,11 +543,16 @@ impl Session {
     }
 
     fn data_message(&mut self, message: v1::ClientResults) -> Result<(), Stop> {
+        use v1::client_results::Body;
         let arrival = self.data_in.arrive(message.seq);
-        if self.arrived(arrival)?
-            && let Some(v1::client_results::Body::Submitted(reply)) = message.body
-        {
-            self.answered(reply);
+        if !self.arrived(arrival)? {
+            return Ok(());
+        }
+        match (message.body, &self.open) {
+            (Some(Body::Submitted(reply)), _) => self.answered(reply),
+            (Some(Body::Results(results)), Some(open)) => open.shared.results(results),
+            (Some(Body::Rejected(rejected)), Some(open)) => open.shared.rejected(rejected),
+            _ => {}
         }
         Ok(())
     }
@@ -465,7 +561,7 @@ impl Session {
         let Some((_, reply)) = self.asked.remove(answer.client_key.as_ref()) else { return };
         let result = match answer.refusal {
             Some(refusal) => Err(Error::Refused { code: refusal.code, message: refusal.message, help: refusal.help }),
-            None => Ok(Submitted { run: answer.run, known: answer.known }),
+            None => Ok(Submitted { run: answer.run, known: answer.known, number: answer.number }),
         };
         // A caller that does not wait any more has nothing to be told.
         let _ = reply.send(result);
@@ -479,6 +575,19 @@ async fn broken_for_good(broken: Option<&(Error, Instant)>) -> Error {
             tokio::time::sleep_until(*until).await;
             error.clone()
         }
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes the open run's next frame.
+fn take_open_frame(open: Option<&Open>) -> Option<DataJob> {
+    open?.shared.outbox().take().map(DataJob::Open)
+}
+
+/// Completes when the open run may have something to say.
+async fn woken(open: Option<&Open>) {
+    match open {
+        Some(open) => open.shared.wake.notified().await,
         None => std::future::pending().await,
     }
 }

@@ -1,5 +1,6 @@
 //! What `#[scalable::task]` and `scalable::init!` write calls of. Not for use by hand, and free to change.
 
+pub use crate::host::serve_if_asked;
 pub use inventory;
 pub use scalable_lane::host::{Call, CallError, Function, Returned};
 

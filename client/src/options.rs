@@ -157,7 +157,7 @@ macro_rules! setters {
 }
 
 setters! {
-    /// Cpus it takes: `2`, `0.5`, `"500m"`.
+    /// Cpus it takes: `2`, `0.5`, `"500m"`. 1 unless said.
     fn cpus(cpus: impl Into<Cpus>) |options| {
         match cpus.into().0 {
             Ok(milli) => options.milli_cpus = milli,
@@ -261,23 +261,21 @@ impl Options {
         self.faulty(format!("{what} is a span of time like \"500ms\", \"10m\" or \"1h30m\", not {text:?}"));
     }
 
-    /// What it takes, where that is said.
-    pub(crate) fn resources(&self) -> Option<v1::Resources> {
-        let said = self.milli_cpus > 0 || self.memory_bytes > 0 || self.gpus > 0 || !self.custom.is_empty();
+    /// What it takes; 0 where nothing is said.
+    pub(crate) fn resources(&self) -> v1::Resources {
         let amount = |(name, amount): &(String, u64)| v1::NamedAmount { name: name.clone(), amount: *amount };
-        said.then(|| v1::Resources {
+        v1::Resources {
             milli_cpus: self.milli_cpus,
             memory_bytes: self.memory_bytes,
             gpus: self.gpus,
             custom: self.custom.iter().map(amount).collect(),
-        })
+        }
     }
 
     /// What happens when it ends badly.
     pub(crate) fn policy(&self) -> v1::Policy {
-        let growth = |factor_milli: u32| {
-            (factor_milli > 0).then_some(v1::Growth { factor_milli, memory_bytes_max: 0, timeout_ms_max: 0 })
-        };
+        let growth =
+            |factor_milli: u32| (factor_milli > 0).then_some(v1::Growth { factor_milli, memory_bytes_max: 0, timeout_ms_max: 0 });
         let backoff = (self.backoff_ms > 0 || self.backoff_max_ms > 0).then(|| v1::Backoff {
             initial_ms: if self.backoff_ms > 0 { self.backoff_ms } else { 1_000 },
             factor_milli: 2_000,

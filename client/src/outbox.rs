@@ -155,9 +155,9 @@ impl Outbox {
         group
     }
 
-    /// Number of groups so far.
-    pub(crate) fn groups(&self) -> usize {
-        self.groups.len()
+    /// Elements of a group so far.
+    pub(crate) fn length(&self, group: u32) -> u32 {
+        self.groups.get(group as usize).map_or(0, |sent| sent.length)
     }
 
     /// Appends one element to a growing group and returns its index. `values` are its own arguments, `sources` its inputs.
@@ -252,11 +252,6 @@ impl Outbox {
             self.bytes -= bytes;
             self.acknowledged += 1;
         }
-    }
-
-    /// Frames that were taken and are not acknowledged.
-    pub(crate) fn under_way(&self) -> usize {
-        self.under_way.len()
     }
 
     /// Queues words that may not overtake what is queued now.
@@ -388,7 +383,7 @@ mod tests {
         outbox.acknowledged();
         outbox.acknowledged();
         assert_eq!(outbox.append_one(group, Shape(0), &value, &[]), Ok(31));
-        while outbox.under_way() > 0 {
+        while !outbox.under_way.is_empty() {
             outbox.acknowledged();
         }
         while outbox.take().is_some() {

@@ -45,7 +45,9 @@ pub enum TaskError {
         attempt: Arc<Attempt>,
     },
     /// It needed more memory than it had, also after its memory was raised.
-    #[error("{attempt} ran out of memory: it had {limit} bytes and was seen at {peak}; give it more with `memory`, or let `oom_factor` do it")]
+    #[error(
+        "{attempt} ran out of memory: it had {limit} bytes and was seen at {peak}; give it more with `memory`, or let `oom_factor` do it"
+    )]
     Oom {
         /// Bytes it had; 0 when not known.
         limit: u64,
@@ -208,7 +210,11 @@ impl TaskError {
             Class::Rejected => TaskError::Rejected { code: "REJECTED".to_owned(), message, help: String::new() },
             Class::InfraStart => TaskError::NotStarted { message, attempt },
             Class::InputLost | Class::InputChanged => TaskError::ResultLost { message, attempt },
-            _ => TaskError::Failed { message: said(message, &report.exit_code, &report.signal), exit_code: report.exit_code, attempt },
+            _ => TaskError::Failed {
+                message: said(message, &report.exit_code, &report.signal),
+                exit_code: report.exit_code,
+                attempt,
+            },
         }
     }
 }

@@ -32,7 +32,10 @@ fn parameters(function: &ItemFn) -> syn::Result<Vec<Type>> {
         return Err(Error::new(parameter.span(), message));
     }
     if let Some(token) = &signature.unsafety {
-        return Err(Error::new(token.span(), "a task is a safe function: call the unsafe one inside, where its conditions are met"));
+        return Err(Error::new(
+            token.span(),
+            "a task is a safe function: call the unsafe one inside, where its conditions are met",
+        ));
     }
     if let Some(token) = &signature.abi {
         return Err(Error::new(token.span(), "a task is a Rust function without an `extern`"));
@@ -48,7 +51,10 @@ fn parameters(function: &ItemFn) -> syn::Result<Vec<Type>> {
     for input in &signature.inputs {
         let parameter = match input {
             FnArg::Receiver(receiver) => {
-                return Err(Error::new(receiver.span(), "a task is a free function, not a method: pass the value as a parameter"));
+                return Err(Error::new(
+                    receiver.span(),
+                    "a task is a free function, not a method: pass the value as a parameter",
+                ));
             }
             FnArg::Typed(parameter) => parameter,
         };
