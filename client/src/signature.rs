@@ -57,6 +57,7 @@ fn describe<T: DeserializeOwned>() -> Result<String, String> {
     for _ in 0..VISITS_MAX {
         seen.text.clear();
         seen.entered.clear();
+        seen.chosen.clear();
         seen.again = false;
         match T::deserialize(Trace { seen: &mut seen, depth: 0 }) {
             Ok(_) => {}
@@ -65,6 +66,7 @@ fn describe<T: DeserializeOwned>() -> Result<String, String> {
             }
             Err(Stop::TooDeep) => {
                 if !seen.turn_away() {
+                    seen.opaque = true;
                     break;
                 }
                 continue;
@@ -107,8 +109,10 @@ struct Seen {
     enums: BTreeMap<String, Variants>,
     /// Names of the types that are being visited, outermost first.
     entered: Vec<String>,
-    /// The variant that was entered last.
+    /// The enum that was entered last.
     last: Option<String>,
+    /// Which variants this visit enters.
+    chosen: Vec<(String, u32)>,
     /// Another visit will see more.
     again: bool,
     /// A visit was not accepted.
@@ -116,8 +120,14 @@ struct Seen {
 }
 
 impl Seen {
-    /// After a visit that came to no end: an enum within itself takes its next variant from now on. False when that was tried.
+    /// After a visit that came to no end: an enum within itself takes its next variant from now on, and the visit is made again. False
+    /// when all were tried.
     fn turn_away(&mut self) -> bool {
+        for (name, variant) in self.chosen.drain(..).rev() {
+            if let Some(variants) = self.enums.get_mut(&name) {
+                variants.next = variant;
+            }
+        }
         match self.last.as_ref().and_then(|name| self.enums.get_mut(name)) {
             Some(variants) if variants.leaf < 64 => {
                 variants.leaf += 1;
@@ -313,6 +323,7 @@ impl<'de> Deserializer<'de> for Trace<'_> {
         if !within {
             known.next = variant + 1;
             self.seen.again |= variant + 1 < count;
+            self.seen.chosen.push((key.clone(), variant));
         }
         self.seen.last = Some(key.clone());
         if self.depth >= DEPTH_MAX {
