@@ -10,6 +10,8 @@ use crate::{Client, Error, program};
 pub(crate) enum Backend {
     /// A connection to a scheduler.
     Remote(Remote),
+    /// In this process: it has the functions itself.
+    Local,
 }
 
 /// A connection to a scheduler.
@@ -32,6 +34,7 @@ impl Backend {
     /// The program that holds the functions, where workers are to be given one.
     pub(crate) async fn executable(&self) -> Result<Option<v1::Executable>, Error> {
         match self {
+            Backend::Local => Ok(None),
             Backend::Remote(remote) => {
                 let describe = || async {
                     let described = tokio::task::spawn_blocking(program::describe_running).await;

@@ -5,7 +5,14 @@ use scalable_lane::host::{self, CallError, LaneFuture, Runtime};
 use crate::macro_support::registry;
 
 /// Drives asynchronous functions.
-struct Driver(tokio::runtime::Runtime);
+#[derive(Debug)]
+pub(crate) struct Driver(tokio::runtime::Runtime);
+
+impl Driver {
+    pub(crate) fn new() -> std::io::Result<Driver> {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map(Driver)
+    }
+}
 
 impl Runtime for Driver {
     fn block_on(&self, future: LaneFuture) -> Result<Vec<u8>, CallError> {
@@ -14,9 +21,8 @@ impl Runtime for Driver {
 }
 
 /// A runtime for asynchronous functions.
-pub(crate) fn runtime() -> Result<Box<dyn Runtime>, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    runtime.map(|runtime| Box::new(Driver(runtime)) as Box<dyn Runtime>).map_err(|error| error.to_string())
+fn runtime() -> Result<Box<dyn Runtime>, String> {
+    Driver::new().map(|driver| Box::new(driver) as Box<dyn Runtime>).map_err(|error| error.to_string())
 }
 
 /// What `scalable::init!()` calls: serves and never returns when this program was started as a lane host.

@@ -36,6 +36,7 @@ mod functions;
 mod group;
 mod handle;
 mod host;
+mod local;
 #[doc(hidden)]
 pub mod macro_support;
 mod map;
@@ -61,6 +62,7 @@ pub use error::Error;
 pub use function::{Callable, Task, Value};
 pub use group::Progress;
 pub use handle::{Handle, HandleFuture};
+pub use local::LocalBuilder;
 pub use map::Map;
 pub use options::{Configured, Cpus, Isolation, Memory, Options, Span};
 pub use scalable_macros::task;

@@ -14,7 +14,7 @@ use crate::group::Group;
 use crate::options::Options;
 use crate::outbox::Elements;
 use crate::session::{Session, refused, unencodable};
-use crate::{Error, Value, template};
+use crate::{Error, template};
 
 /// Elements that are handed over together at most: few enough that the first ones run while the next are encoded.
 const CHUNK_ELEMENTS: u32 = 8192;
@@ -30,23 +30,24 @@ const FOR_EACH_AHEAD: u32 = 1 << 18;
 /// Awaited, it hands over all arguments and gives the [`Array`]. [`Map::spawn`] gives the array at once and hands over arguments in
 /// the background; [`Map::for_each`] takes results while it does so, and keeps none of them.
 #[must_use = "nothing is submitted before it is awaited"]
-pub struct Map<F, C> {
+pub struct Map<'a, F, C> {
     session: Session,
     options: Options,
     shape: Shape,
     fixed: u32,
     ahead: u32,
     cells: C,
-    task: PhantomData<F>,
+    /// What the arguments may borrow from.
+    task: PhantomData<(F, &'a ())>,
 }
 
-impl<F, C> std::fmt::Debug for Map<F, C> {
+impl<F, C> std::fmt::Debug for Map<'_, F, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Map").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
-impl<F: Task, C: Cells> Map<F, C> {
+impl<F: Task, C: Cells> Map<'_, F, C> {
     pub(crate) fn new(session: Session, options: Options, shape: Shape, fixed: u32, cells: C) -> Self {
         Map { session, options, shape, fixed, ahead: u32::MAX, cells, task: PhantomData }
     }
@@ -123,7 +124,7 @@ impl<F: Task, C: Cells> Map<F, C> {
     }
 }
 
-impl<F: Task, C: Cells + Send + 'static> Map<F, C> {
+impl<F: Task, C: Cells + Send + 'static> Map<'_, F, C> {
     /// Gives the array at once and hands over the arguments in a task of the runtime. An error on the way ends the array: what has no
     /// result then gives that error.
     ///
@@ -141,12 +142,9 @@ impl<F: Task, C: Cells + Send + 'static> Map<F, C> {
     }
 }
 
-impl<F: Task, C: Cells + Send + 'static> IntoFuture for Map<F, C>
-where
-    F::Output: Value,
-{
+impl<'a, F: Task, C: Cells + Send + 'a> IntoFuture for Map<'a, F, C> {
     type Output = Result<Array<F::Output>, Error>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.submit())

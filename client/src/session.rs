@@ -218,10 +218,11 @@ impl Session {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn map<C, A>(&self, task: C, arguments: A) -> Map<C::Task, A::Cells>
+    pub fn map<'a, C, A>(&self, task: C, arguments: A) -> Map<'a, C::Task, A::Cells>
     where
         C: Callable,
         A: Columns<<C::Task as Task>::Parameters>,
+        A::Cells: 'a,
     {
         const { assert!(!A::ENDLESS, "one of the arguments must say how many calls there are: an iterator, a stream or an array") };
         let options = task.into_options().unwrap_or_else(<C::Task as Task>::options);
