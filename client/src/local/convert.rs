@@ -20,7 +20,8 @@ pub(super) fn group(wire: &v1::GroupSpec, names: &mut Names) -> Result<GroupSpec
     }
     Ok(GroupSpec {
         name: wire.name.clone(),
-        component: String::new(),
+        // Every worker here serves every component.
+        component: if template.component.is_empty() { "local".to_owned() } else { template.component },
         length: Length::Growing,
         dependencies,
         priority: wire.priority,
