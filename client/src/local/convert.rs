@@ -20,8 +20,7 @@ pub(super) fn group(wire: &v1::GroupSpec, names: &mut Names) -> Result<GroupSpec
     }
     Ok(GroupSpec {
         name: wire.name.clone(),
-        // Every worker here serves every component.
-        component: if template.component.is_empty() { "local".to_owned() } else { template.component },
+        component: template.component,
         length: Length::Growing,
         dependencies,
         priority: wire.priority,
