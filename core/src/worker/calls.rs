@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use super::calls_table::{self as table, Action, Event, State};
 use super::{SLOTS_MAX, Serial};
-use crate::ids::{Handle, MILLISECOND, Micros, ShapeId};
+use crate::ids::{Handle, MILLISECOND, Micros};
 use crate::messages::OutcomeClass;
 use crate::resources::Resources;
 
@@ -110,7 +110,8 @@ struct Range {
 
 #[derive(Debug)]
 pub(super) struct Lane {
-    pub shape: ShapeId,
+    /// What a slot takes.
+    pub request: Resources,
     queue: VecDeque<Range>,
     /// Calls in the queue that are not over.
     pub queued: u32,
@@ -195,8 +196,8 @@ impl Calls {
         self.lanes.get(lane.0 as usize)?.as_ref()
     }
 
-    pub fn open_lane(&mut self, shape: ShapeId) -> Option<LaneId> {
-        let lane = Lane { shape, queue: VecDeque::new(), queued: 0, granted: 0, unfed: 0, overtaken: 0 };
+    pub fn open_lane(&mut self, request: Resources) -> Option<LaneId> {
+        let lane = Lane { request, queue: VecDeque::new(), queued: 0, granted: 0, unfed: 0, overtaken: 0 };
         if let Some(at) = self.lanes.iter().position(Option::is_none) {
             self.lanes[at] = Some(lane);
             return Some(LaneId(at as u32));
@@ -222,7 +223,8 @@ impl Calls {
             for at in first..first + count {
                 let handle = Handle::from_u64(handles[at as usize]);
                 self.note(handle, number, at);
-                let why = if self.count + (left as usize) < CALLS_MAX { refuse(handle) } else { Refuse::As(OutcomeClass::Preempted) };
+                let why =
+                    if self.count + (left as usize) < CALLS_MAX { refuse(handle) } else { Refuse::As(OutcomeClass::Preempted) };
                 match why {
                     Refuse::No => {
                         states[at as usize] = State::Queued as u8;
@@ -415,7 +417,11 @@ impl Calls {
         batches.sort_unstable();
         let of = |number: u32| {
             let states = self.batches[number as usize].as_ref().map(|batch| batch.states.as_slice()).unwrap_or_default();
-            states.iter().enumerate().filter(|(_, state)| **state != 0).map(move |(at, _)| CallId { batch: number, at: at as u32 })
+            states
+                .iter()
+                .enumerate()
+                .filter(|(_, state)| **state != 0)
+                .map(move |(at, _)| CallId { batch: number, at: at as u32 })
         };
         batches.into_iter().flat_map(|(_, number)| of(number)).collect()
     }
@@ -435,25 +441,24 @@ impl Calls {
         self.newest_beyond.clear();
     }
 
-    /// Lanes that could use one more slot: their oldest call, and what it takes.
-    pub fn wanting(&mut self, to: &mut Vec<(Serial, LaneId, ShapeId)>) {
+    /// Lanes that could use one more slot, and their oldest call.
+    pub fn wanting(&mut self, to: &mut Vec<(Serial, LaneId)>) {
         to.clear();
         for lane in (0..self.lanes.len() as u32).map(LaneId) {
-            let wants = self.lane(lane).filter(|row| row.queued > row.unfed && row.granted < SLOTS_OF_LANE_MAX);
-            if let Some(shape) = wants.map(|row| row.shape)
-                && let Some(head) = self.head(lane)
-            {
-                to.push((head, lane, shape));
+            let wants = self.lane(lane).is_some_and(|row| row.queued > row.unfed && row.granted < SLOTS_OF_LANE_MAX);
+            if wants && let Some(head) = self.head(lane) {
+                to.push((head, lane));
             }
         }
     }
 
-    /// What granted slots take, in all: for the invariant that the books are right.
-    pub fn taken(&self, request: impl Fn(ShapeId) -> Resources) -> Resources {
+    /// What granted slots take, in all: for the test that the books are right.
+    #[cfg(test)]
+    pub fn taken(&self) -> Resources {
         let mut sum = Resources::default();
         for lane in self.lanes.iter().flatten() {
             for _ in 0..lane.granted {
-                sum.add(&request(lane.shape));
+                sum.add(&lane.request);
             }
         }
         sum

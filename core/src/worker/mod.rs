@@ -176,7 +176,7 @@ pub struct Worker {
     drained: bool,
     calls: Calls,
     /// Memory for a look at the lanes.
-    wanting: Vec<(Serial, LaneId, ShapeId)>,
+    wanting: Vec<(Serial, LaneId)>,
 }
 
 impl Worker {
@@ -209,8 +209,7 @@ impl Worker {
             if known.request == request {
                 return true;
             }
-            let lane = self.calls.lanes.iter().flatten().any(|lane| lane.shape == id);
-            if lane || self.rows.values().any(|row| row.shape == id) {
+            if self.rows.values().any(|row| row.shape == id) {
                 return false;
             }
         }

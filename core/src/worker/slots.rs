@@ -18,11 +18,11 @@ impl Worker {
     /// Opens a lane of a shape. Nothing when the shape was never announced, can never fit, or
     /// [`LANES_MAX`](super::calls::LANES_MAX) are open.
     pub fn open_lane(&mut self, shape: ShapeId) -> Option<LaneId> {
-        let request = &self.shapes.get(&shape)?.request;
-        if !self.capacity.fits(&Resources::default(), request) {
+        let request = self.shapes.get(&shape)?.request.clone();
+        if !self.capacity.fits(&Resources::default(), &request) {
             return None;
         }
-        self.calls.open_lane(shape)
+        self.calls.open_lane(request)
     }
 
     /// Closes a lane that has neither calls nor slots. False when it has.
@@ -90,19 +90,20 @@ impl Worker {
     /// True when an older attempt waits that would fit if this lane gave up a slot, or that was overtaken too often.
     fn has_to_yield(&mut self, lane: LaneId) -> bool {
         let Some(head) = self.calls.head(lane) else { return false };
-        let Some(shape) = self.calls.lane(lane).map(|row| row.shape) else { return false };
+        let Some(row) = self.calls.lane(lane) else { return false };
+        let mut without = self.used.clone();
+        without.remove(&row.request);
         let mut lanes = std::mem::take(&mut self.wanting);
         self.calls.wanting(&mut lanes);
-        let processes = self.waiting.iter().filter_map(|id| Some((*self.shapes[id].queue.front()?, None, *id)));
-        let others = lanes.iter().filter(|(_, other, _)| *other != lane).map(|(serial, other, id)| (*serial, Some(*other), *id));
-        let oldest = processes.chain(others).filter(|(serial, ..)| *serial < head).min_by_key(|(serial, ..)| *serial);
+        let oldest = self.candidates(&lanes).filter(|(serial, other, _)| *other != Some(lane) && *serial < head);
+        let oldest = oldest.min_by_key(|(serial, ..)| *serial);
+        let oldest = oldest.map(|(serial, other, request)| (serial, other, self.capacity.fits(&without, request)));
         self.wanting = lanes;
-        let Some((serial, other, id)) = oldest else { return false };
-        let mut without = self.used.clone();
-        without.remove(&self.shapes[&shape].request);
-        if self.capacity.fits(&without, &self.shapes[&id].request) {
-            return true;
-        }
+        let (serial, other) = match oldest {
+            None => return false,
+            Some((.., true)) => return true,
+            Some((serial, other, false)) => (serial, other),
+        };
         let overtaken = match other {
             Some(other) => self.calls.lane_mut(other).map(|row| &mut row.overtaken),
             None => self.rows.get_mut(&serial).map(|row| &mut row.overtaken),
@@ -120,7 +121,7 @@ impl Worker {
         if fresh {
             row.unfed = row.unfed.saturating_sub(1);
         }
-        let request = self.shapes[&row.shape].request.clone();
+        let request = row.request.clone();
         self.used.remove(&request);
         self.start_what_fits(now, out);
         self.say_drained(out);
@@ -161,6 +162,16 @@ impl Worker {
         self.calls.all()
     }
 
+    /// Calls came back to their queues: starts what fits by now.
+    pub fn wake(&mut self, now: Micros, out: &mut Vec<super::Output>) {
+        self.start_what_fits(now, out);
+    }
+
+    /// True when [`Worker::take_calls`] has something to say.
+    pub fn wants_calls(&self) -> bool {
+        !self.calls.out.is_empty()
+    }
+
     /// Grants what a dispatch of calls may take at once. Processes cannot have become able to start.
     fn grant_what_fits(&mut self) {
         while let Some(Turn::Lane(lane)) = self.first_that_fits() {
@@ -168,11 +179,22 @@ impl Worker {
         }
     }
 
+    /// Who could start next: the oldest of each shape and lane, and what it takes.
+    fn candidates<'a>(
+        &'a self,
+        lanes: &'a [(Serial, LaneId)],
+    ) -> impl Iterator<Item = (Serial, Option<LaneId>, &'a Resources)> + 'a {
+        let processes = self.waiting.iter().map(|id| &self.shapes[id]);
+        let processes = processes.filter_map(|shape| Some((*shape.queue.front()?, None, &shape.request)));
+        let lanes = lanes.iter().filter_map(|(serial, lane)| Some((*serial, Some(*lane), &self.calls.lane(*lane)?.request)));
+        processes.chain(lanes)
+    }
+
     pub(super) fn grant(&mut self, lane: LaneId) {
         let Some(row) = self.calls.lane_mut(lane) else { return };
         row.granted += 1;
         row.unfed += 1;
-        let request = self.shapes[&row.shape].request.clone();
+        let request = row.request.clone();
         self.used.add(&request);
         self.calls.out.push(CallOutput::Slot(lane));
     }
@@ -181,10 +203,9 @@ impl Worker {
         let mut lanes = std::mem::take(&mut self.wanting);
         self.calls.wanting(&mut lanes);
         let (mut oldest, mut first) = (None::<(Serial, Option<LaneId>)>, None::<(Serial, Option<LaneId>)>);
-        let processes = self.waiting.iter().filter_map(|id| Some((*self.shapes[id].queue.front()?, None, *id)));
-        for (serial, lane, id) in processes.chain(lanes.iter().map(|(serial, lane, id)| (*serial, Some(*lane), *id))) {
+        for (serial, lane, request) in self.candidates(&lanes) {
             oldest = Some(oldest.map_or((serial, lane), |o| o.min((serial, lane))));
-            if self.capacity.fits(&self.used, &self.shapes[&id].request) {
+            if self.capacity.fits(&self.used, request) {
                 first = Some(first.map_or((serial, lane), |f| f.min((serial, lane))));
             }
         }
