@@ -118,6 +118,8 @@ pub(super) struct Group {
     pub(super) doomed: Option<TaskRef>,
     /// Refused when they were appended; part of `failed`.
     pub(super) rejected: IntervalSet,
+    /// Given up because their results were lost too often; part of `failed`.
+    pub(super) lost_for_good: IntervalSet,
     /// Committed once and to be made again: not over now, and part of another state.
     pub(super) restoring: IntervalSet,
     /// The client has no reference on them.

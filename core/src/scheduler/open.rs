@@ -107,6 +107,10 @@ impl Scheduler {
 
     /// A group that was added while earlier ones are under way, or over, begins where they are.
     fn catch_up(&mut self, id: GroupId, out: &mut Outbox) {
+        if self.starts_nothing(id) {
+            self.close_open(id, Closed::Cancelled, out);
+            self.cancel_unstarted(id, 0, u32::MAX, out);
+        }
         for ordinal in 0..self.group_of(id).upstreams.len() as u32 {
             self.catch_up_with(id, ordinal, out);
         }
@@ -222,7 +226,7 @@ impl Scheduler {
             }
             Err((code, message)) => {
                 out.push(Output::Rejected { run: run_id, ordinal, first, count, code, message });
-                self.make_rejected(id, first, count);
+                self.make_rejected(id, first, count, out);
             }
         }
         if last {
@@ -269,14 +273,16 @@ impl Scheduler {
     }
 
     /// What was refused as a whole exists, as far as there is room, and is over.
-    fn make_rejected(&mut self, id: GroupId, first: u32, count: u32) {
+    fn make_rejected(&mut self, id: GroupId, first: u32, count: u32, out: &mut Outbox) {
         let Some(group) = self.groups.get(&id) else { return };
         let (length, growing) = (group.length.unwrap_or(0), group.growing);
         let Some(end) = first.checked_add(count).filter(|end| growing && *end > length) else { return };
         let room = self.runs.get(&group.run).is_some_and(|run| run.tasks + u64::from(end - length) <= TASKS_PER_RUN_MAX);
         if room {
             self.extend(id, end - length);
+            let run = self.group_of(id).run;
             self.reject_range(id, length, end);
+            self.count_failures(run, end - length, out);
         }
     }
 
@@ -287,9 +293,6 @@ impl Scheduler {
         group.rejected.insert_range(first, end);
         self.counts.note(Happening::ElementRejected);
         self.counts.task(super::TaskState::Waiting, super::task_table::TaskEvent::Refuse, count);
-        if let Some(run) = self.runs.get_mut(&group.run) {
-            run.failures += count;
-        }
         self.settling.push_back(Settled { group: id, first, end, how: End::Failed });
     }
 
@@ -378,6 +381,8 @@ impl Scheduler {
             out.push(Output::Rejected { run, ordinal, first: *first, count: 1, code, message });
             self.reject_range(id, *first, first + 1);
         }
+        // The run may stop with this: all of them were refused before.
+        self.count_failures(run, refused.len() as u32, out);
     }
 
     fn add_edges(
@@ -441,6 +446,9 @@ impl Scheduler {
 
     /// Appended elements that wait for nothing are ready; those of a group that will never run are skipped.
     fn begin_appended(&mut self, id: GroupId, first: u32, end: u32, out: &mut Outbox) {
+        if self.starts_nothing(id) {
+            return self.cancel_unstarted(id, first, end, out);
+        }
         let group = self.group_of(id);
         if let Some(root) = group.doomed {
             self.skip_range(id, first, end, root, out);

@@ -181,6 +181,7 @@ impl Scheduler {
             closed: None,
             doomed: None,
             rejected: IntervalSet::new(),
+            lost_for_good: IntervalSet::new(),
             restoring: IntervalSet::new(),
             let_go: IntervalSet::new(),
             released: IntervalSet::new(),
