@@ -120,18 +120,18 @@ impl Scheduler {
         } else if known.whole_left == 0 {
             self.all_whole_met(id);
         }
+        if !self.gone_inputs(id, None).is_empty() {
+            // What was dropped because nobody read it is read now, unless the group was skipped at once.
+            self.settle(out);
+            let gone = self.gone_inputs(id, None);
+            self.restore(gone, out);
+        }
     }
 
     fn catch_up_with(&mut self, id: GroupId, ordinal: u32, out: &mut Outbox) {
         let always = self.group_of(id).always;
         let upstream = &self.group_of(id).upstreams[ordinal as usize];
         let (up_id, data) = (upstream.group, upstream.data);
-        if data {
-            // What was dropped because nobody read it is read now.
-            let gone = self.gone_inputs(id, None);
-            self.restore(gone, out);
-        }
-        let upstream = &self.group_of(id).upstreams[ordinal as usize];
         let Some(up) = self.groups.get(&up_id) else { return };
         let first_trouble = |up: &Group| {
             let firsts = [up.failed.first(), up.skipped.first(), up.cancelled.first()];
@@ -424,7 +424,11 @@ impl Scheduler {
         for (element, root) in dead {
             self.skip_range(id, element, element + 1, root, out);
         }
-        self.restore(gone, out);
+        if !gone.is_empty() {
+            // What was skipped at once reads nothing.
+            self.settle(out);
+            self.restore(gone, out);
+        }
     }
 
     fn add_edge(&mut self, up: TaskRef, down: TaskRef, data: bool, met: bool) {

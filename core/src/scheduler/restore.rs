@@ -103,7 +103,7 @@ impl Scheduler {
         while let Some(task) = work.pop() {
             let ended = |scheduler: &Scheduler| {
                 let run = scheduler.groups.get(&task.group).and_then(|group| scheduler.runs.get(&group.run));
-                run.is_none_or(|run| run.end.is_some())
+                run.is_none_or(|run| run.end.is_some() || run.cancelling)
             };
             let twice = self.mutations.has(Mutation::RestoreTwice)
                 && self.groups.get(&task.group).is_some_and(|group| group.succeeded.contains(task.index));
