@@ -126,7 +126,8 @@ pub(super) struct Group {
     pub(super) let_go: IntervalSet,
     /// Nobody needs them any more.
     pub(super) released: IntervalSet,
-    /// Growing groups that something of this one waits for as a whole, by itself or through what it waits for.
+    /// Groups that something of this one waits for as a whole, by itself or through what it waits for: none of those may come to
+    /// wait for this one.
     pub(super) behind: SmallVec<[GroupId; 2]>,
     /// Edges of single elements.
     pub(super) cells: Cells,

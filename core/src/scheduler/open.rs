@@ -221,8 +221,17 @@ impl Scheduler {
                 self.extend(id, count);
                 let refused = self.refused_edges(id, first, count, edges);
                 self.reject_elements(run_id, id, ordinal, &refused, out);
-                self.add_edges(id, (first, count), &refused, edges, out);
-                self.begin_appended(id, first, first + count, out);
+                let group = self.group_of(id);
+                if self.starts_nothing(id) {
+                    self.cancel_unstarted(id, first, first + count, out);
+                } else if let Some(root) = group.doomed {
+                    self.skip_range(id, first, first + count, root, out);
+                } else {
+                    self.add_edges(id, (first, count), &refused, edges, out);
+                    if self.group_of(id).whole_left == 0 {
+                        self.elements_met(id, vec![(first, first + count)]);
+                    }
+                }
             }
             Err((code, message)) => {
                 out.push(Output::Rejected { run: run_id, ordinal, first, count, code, message });
@@ -347,7 +356,7 @@ impl Scheduler {
         let mut seen: Vec<GroupId> = Vec::new();
         while let Some(id) = work.pop() {
             let behind = self.groups.get(&id).map_or(&[][..], |group| &group.behind[..]);
-            for &other in behind.iter().filter(|other| self.groups.get(other).is_some_and(|other| other.growing)) {
+            for &other in behind.iter().filter(|other| self.groups.get(other).is_some_and(|other| !other.over)) {
                 if other == growing {
                     return true;
                 }
@@ -366,7 +375,7 @@ impl Scheduler {
             Some(up) if !up.behind.is_empty() => up.behind.clone(),
             _ => return,
         };
-        let new: Vec<GroupId> = behind.into_iter().filter(|other| self.groups.get(other).is_some_and(|up| up.growing)).collect();
+        let new: Vec<GroupId> = behind.into_iter().filter(|other| self.groups.get(other).is_some_and(|up| !up.over)).collect();
         let group = self.group_mut(id);
         for other in new {
             if let Err(at) = group.behind.binary_search(&other) {
@@ -446,19 +455,6 @@ impl Scheduler {
             cell.ups = at;
             cell.left += u32::from(!met);
         });
-    }
-
-    /// Appended elements that wait for nothing are ready; those of a group that will never run are skipped.
-    fn begin_appended(&mut self, id: GroupId, first: u32, end: u32, out: &mut Outbox) {
-        if self.starts_nothing(id) {
-            return self.cancel_unstarted(id, first, end, out);
-        }
-        let group = self.group_of(id);
-        if let Some(root) = group.doomed {
-            self.skip_range(id, first, end, root, out);
-        } else if group.whole_left == 0 {
-            self.elements_met(id, vec![(first, end)]);
-        }
     }
 
     /// Nothing follows in a growing group.

@@ -220,6 +220,10 @@ impl Scheduler {
 
     /// A task whose result is to be made again becomes ready, waits for what it reads, or is given up.
     fn begin_again(&mut self, task: TaskRef, out: &mut Outbox) {
+        if !self.group_of(task.group).waiting.contains(task.index) {
+            // Giving up one of them has stopped the run, and with it the others.
+            return;
+        }
         let losses = self.group_of(task.group).objects.get(&task.index).map_or(0, |object| object.losses);
         if losses > self.config.restores_max {
             self.counts.note(Happening::GivenUp);

@@ -237,7 +237,6 @@ impl Oracle {
         self.submitting = None;
         self.adding = None;
         self.look_at_gone()?;
-        self.look_at_lost();
         for (id, group) in &self.groups {
             for (index, task) in group.tasks.iter().enumerate() {
                 ensure!(!task.must_end || task.ended.is_some(), "task {id}[{index}] has no attempt left and did not end");
@@ -280,6 +279,7 @@ impl Oracle {
             Output::TaskFailed { task, attempts, .. } => {
                 let state = self.task(*task)?;
                 ensure!(state.active.is_none() && *attempts == state.attempts, "it had {} attempts", state.attempts);
+                self.gone.given_up |= self.task(*task)?.committed;
                 self.end(*task, Ended::Failed)?;
                 let run = self.groups[&task.group.0].run;
                 if let Some(run) = self.runs.get_mut(&run.0) {

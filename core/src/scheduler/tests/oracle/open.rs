@@ -7,6 +7,8 @@ use super::*;
 pub(super) struct Gone {
     dropped: Vec<(SessionId, TaskRef)>,
     released: Vec<TaskRef>,
+    /// A result was given up: what was to be made again for its sake may have begun already.
+    pub(super) given_up: bool,
 }
 
 impl Task {
@@ -190,11 +192,12 @@ impl Oracle {
     /// At the end of a step: what was dropped was not needed, what was released will never be.
     pub(super) fn look_at_gone(&mut self) -> Result<(), String> {
         self.denied.clear();
-        let Gone { dropped, released } = std::mem::take(&mut self.gone);
+        let Gone { dropped, released, given_up } = std::mem::take(&mut self.gone);
         let over = |oracle: &Oracle, task: &TaskRef| {
             let run = oracle.groups.get(&task.group.0).and_then(|group| oracle.runs.get(&group.run.0));
             run.is_none_or(|run| run.end.is_some())
         };
+        self.look_at_lost(given_up);
         for (session, task) in dropped {
             let state = self.task(task)?;
             let stale = state.ended != Some(Ended::Succeeded) || !state.held;
@@ -225,14 +228,14 @@ impl Oracle {
     }
 
     /// What is lost and needed now is made again.
-    pub(super) fn look_at_lost(&mut self) {
+    pub(super) fn look_at_lost(&mut self, given_up: bool) {
         let lost = |(id, group): (&u32, &Group)| {
             let id = GroupId(*id);
             let lost = (0u32..).zip(&group.tasks).filter(|(_, task)| task.is_lost() && !task.wanted && !task.released);
             lost.map(|(index, _)| TaskRef { group: id, index }).collect::<Vec<_>>()
         };
         let lost: Vec<TaskRef> = self.groups.iter().flat_map(lost).collect();
-        let needed: Vec<TaskRef> = lost.into_iter().filter(|task| self.is_needed(*task)).collect();
+        let needed: Vec<TaskRef> = lost.into_iter().filter(|task| given_up || self.is_needed(*task)).collect();
         for task in needed {
             if let Ok(state) = self.task(task) {
                 state.wanted = true;
@@ -334,6 +337,11 @@ impl Oracle {
             held.map(|index| TaskRef { group: GroupId(id), index }).collect::<Vec<_>>()
         };
         self.groups.iter().flat_map(of).collect()
+    }
+
+    /// Whether nobody can have its result any more.
+    pub(crate) fn is_released(&self, task: TaskRef) -> bool {
+        self.state(task).released
     }
 
     /// Open runs.

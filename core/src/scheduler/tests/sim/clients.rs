@@ -5,15 +5,17 @@ use super::*;
 
 impl Sim {
     pub(super) fn client_turn(&mut self) -> Result<(), String> {
-        if self.rng.chance(25) {
-            return self.copy();
+        match self.rng.below(100) {
+            0..22 => return self.copy(),
+            22..27 => return self.kill_a_holder(),
+            _ => {}
         }
         let runs = self.oracle.kept_runs();
         if runs.is_empty() {
             return Ok(());
         }
         let run = *self.rng.pick(&runs);
-        match self.rng.weighted(&[40, 12, 25, 3, 1, 3]) {
+        match self.rng.weighted(&[40, 12, 20, 3, 1, 1]) {
             0 => self.append(run),
             1 => self.add_group(run),
             2 => self.release(run),
@@ -45,16 +47,18 @@ impl Sim {
         let count = 1 + self.rng.below(3) as u32;
         let mut edges = Vec::new();
         for element in first..first + count {
-            for _ in 0..self.rng.below(4) {
+            for _ in 0..self.rng.below(3) {
                 if let Some(upstream) = self.some_task(run) {
-                    edges.push(Edge { element, upstream, data: self.rng.chance(75) });
+                    let data = self.rng.chance(75) && (!self.oracle.is_released(upstream) || self.rng.chance(5));
+                    edges.push(Edge { element, upstream, data });
                 }
             }
-            if element > first && self.rng.chance(20) {
-                edges.push(Edge { element, upstream: TaskRef { group, index: element - 1 }, data: true });
+            if element > 0 && self.rng.chance(50) {
+                let upstream = TaskRef { group, index: element - 1 };
+                edges.push(Edge { element, upstream, data: element > first || !self.oracle.is_released(upstream) });
             }
         }
-        let last = self.rng.chance(8);
+        let last = self.rng.chance(20);
         self.feed(Input::Append { run, group, first, count, edges, last }).map(|_| ())
     }
 
@@ -99,6 +103,22 @@ impl Sim {
         let Some(task) = self.some_task(run) else { return Ok(()) };
         let count = *self.rng.pick(&[1, 1, 2, 4]);
         self.feed(Input::Release { group: task.group, first: task.index, count }).map(|_| ())
+    }
+
+    /// A worker that holds something dies.
+    fn kill_a_holder(&mut self) -> Result<(), String> {
+        let held = self.oracle.held();
+        if held.is_empty() {
+            return Ok(());
+        }
+        let task = *self.rng.pick(&held);
+        let holders: Vec<SessionId> = self.machine.holders(task).collect();
+        let Some(at) = self.workers.iter().position(|worker| holders.contains(&worker.session) && !worker.closed) else {
+            return Ok(());
+        };
+        self.workers[at].alive = false;
+        let worker = self.workers[at].spec.name.clone();
+        self.feed(Input::Died { worker, reason: "signal 9".to_owned() }).map(|_| ())
     }
 
     /// A worker says that it has a copy of something.

@@ -115,6 +115,7 @@ impl Sim {
             sessions_kept: 64,
             prefetch_max: *rng.pick(&[2, 16, 1_024]),
             attempts_per_worker_max: *rng.pick(&[3, 16_384, 16_384]),
+            restores_max: *rng.pick(&[0, 1, 8]),
             ..Config::standard()
         };
         let machine = match mutation {
@@ -122,7 +123,7 @@ impl Sim {
             None => Scheduler::new(config, 0),
         };
         let failing = *rng.pick(&FAILING);
-        let client_share = *rng.pick(&[0, 40, 40]);
+        let client_share = *rng.pick(&[0, 60, 60, 60]);
         Sim {
             rng,
             machine,
@@ -151,7 +152,8 @@ impl Sim {
     fn run_inner(&mut self) -> Result<(), String> {
         self.submit()?;
         self.join(false)?;
-        for _ in 0..50 + self.rng.below(200) {
+        let steps = if self.client_share > 0 { 350 } else { 200 };
+        for _ in 0..50 + self.rng.below(steps) {
             self.act()?;
         }
         self.heal()
@@ -167,16 +169,7 @@ impl Sim {
         }
         self.oracle.before(&input);
         let mut out = Vec::new();
-        let dbg = std::env::var("TRC").is_ok();
-        if dbg {
-            eprintln!("TRC> {input:?}");
-        }
         self.machine.step(self.now, input, &mut out);
-        if dbg {
-            for o in &out {
-                eprintln!("TRC   {o:?}");
-            }
-        }
         self.machine.check().map_err(|what| format!("checker: {what}\nafter {out:#?}"))?;
         self.oracle.after(self.now, &out).map_err(|what| format!("oracle: {what}\nin {out:#?}"))?;
         for output in &out {
@@ -633,7 +626,22 @@ impl Sim {
             let wait = self.machine.next_wakeup().map_or(SECOND, |at| at.saturating_sub(self.now));
             self.advance(wait.clamp(MILLISECOND, 4 * SECOND))?;
         }
-        Err(format!("runs {:?} did not end after everything was repaired", self.oracle.unfinished_runs()))
+        let runs = self.oracle.unfinished_runs();
+        Err(format!("runs {runs:?} did not end after everything was repaired:\n{}", self.stuck(&runs).join("\n")))
+    }
+
+    /// What the machine says of the tasks of these runs that are not over.
+    fn stuck(&self, runs: &[u32]) -> Vec<String> {
+        let mut stuck = Vec::new();
+        for (group, length, _) in runs.iter().flat_map(|run| self.oracle.groups_of(RunId(*run))) {
+            for task in (0..length).map(|index| TaskRef { group, index }) {
+                if self.machine.task_state(task).is_none_or(|state| !state.is_over()) {
+                    let said = self.machine.explain(task, self.now).map(|said| said.sentence);
+                    stuck.push(format!("{}[{}]: {}", task.group.0, task.index, said.unwrap_or_default()));
+                }
+            }
+        }
+        stuck
     }
 }
 

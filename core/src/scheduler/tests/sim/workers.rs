@@ -108,7 +108,11 @@ impl Sim {
         let which = which.unwrap_or_else(|| self.rng.below(worker.running.len() as u64) as usize);
         let item = worker.running.remove(which);
         worker.used.remove(&item.takes);
-        let class = if item.cancelled && self.rng.chance(80) {
+        let reads = !self.healing && !self.oracle.inputs(item.dispatch.task).is_empty();
+        let worker = &mut self.workers[at];
+        let class = if reads && !item.cancelled && self.rng.chance(25) {
+            OutcomeClass::InputLost
+        } else if item.cancelled && self.rng.chance(80) {
             OutcomeClass::Cancelled
         } else if self.rng.chance(if self.healing { 0 } else { self.failing }) {
             *self.rng.pick(&[
