@@ -462,8 +462,8 @@ impl Connection {
             self.control.push(word);
         }
         drop(outbox);
-        if let Some(bytes) = open.shared.taken() {
-            self.control.push(ControlBody::Taken(v1::ResultsTaken { bytes }));
+        if let Some(weight) = open.shared.taken() {
+            self.control.push(ControlBody::Taken(v1::ResultsTaken { weight }));
         }
     }
 
