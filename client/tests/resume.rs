@@ -58,6 +58,8 @@ struct State {
     fault: Option<Fault>,
     messages: u64,
     sessions: u64,
+    /// Counts breaks: a stream of before is not heard any more.
+    breaks: u64,
     session: Session,
     control: Option<Out<v1::ClientEvents>>,
     data: Option<Out<v1::ClientResults>>,
@@ -83,12 +85,13 @@ struct Open {
 
 impl State {
     /// Counts a message; true when the connection is to break at it.
-    fn breaks(&mut self, taken: bool) -> bool {
+    fn breaks_at(&mut self, taken: bool) -> bool {
         self.fault.is_some_and(|fault| fault.at == self.messages && fault.taken == taken)
     }
 
     fn break_now(&mut self) {
         let fault = self.fault.take().unwrap();
+        self.breaks += 1;
         self.control = None;
         self.data = None;
         if fault.forgets {
@@ -118,11 +121,11 @@ impl State {
     }
 
     fn send(&mut self, send: impl FnOnce(&State)) {
-        if self.breaks(false) {
+        if self.breaks_at(false) {
             self.break_now();
         } else {
             send(self);
-            if self.breaks(true) {
+            if self.breaks_at(true) {
                 self.break_now();
             }
         }
@@ -130,16 +133,19 @@ impl State {
     }
 
     /// Takes an incoming frame, unless the connection breaks before.
-    fn take(&mut self, take: impl FnOnce(&mut State)) -> bool {
-        if self.breaks(false) {
+    fn take(&mut self, breaks: u64, take: impl FnOnce(&mut State)) -> bool {
+        if self.breaks != breaks {
+            return false;
+        }
+        if self.breaks_at(false) {
             self.break_now();
             self.messages += 1;
             return false;
         }
-        let breaks = self.breaks(true);
+        let breaks_now = self.breaks_at(true);
         self.messages += 1;
         take(self);
-        if breaks && self.fault.is_some() {
+        if breaks_now && self.fault.is_some() {
             self.break_now();
             return false;
         }
@@ -318,8 +324,9 @@ impl ClientService for Server {
                 }
                 state.control = Some(out);
             }
+            let breaks = state.lock().unwrap().breaks;
             while let Ok(Some(frame)) = frames.message().await {
-                if !state.lock().unwrap().take(|state| state.control_frame(frame)) {
+                if !state.lock().unwrap().take(breaks, |state| state.control_frame(frame)) {
                     return;
                 }
             }
@@ -349,8 +356,9 @@ impl ClientService for Server {
                 }
                 state.data = Some(out);
             }
+            let breaks = state.lock().unwrap().breaks;
             while let Ok(Some(frame)) = frames.message().await {
-                if !state.lock().unwrap().take(|state| state.data_frame(frame)) {
+                if !state.lock().unwrap().take(breaks, |state| state.data_frame(frame)) {
                     return;
                 }
             }
@@ -390,6 +398,7 @@ async fn serve(fault: Option<Fault>) -> (Arc<Mutex<State>>, String) {
         fault,
         messages: 0,
         sessions: 1,
+        breaks: 0,
         session: Session::new(1),
         control: None,
         data: None,
