@@ -2,11 +2,15 @@
 mod capability;
 mod content;
 mod id;
+mod ledger;
 mod segment;
+mod spill;
+mod store;
 mod sys;
 
 pub use capability::{Capability, Denied, ObjectKey, now_ms};
 pub use content::{CHUNK_BYTES, Content, checksum};
 pub use id::{Digest, Key, ObjectId};
 pub use segment::{Released, Segment, SegmentPool, SegmentWriter};
+pub use store::{InsertError, Keep, Load, LoadError, Lookup, PAUSE_FRACTION, Pinned, Pressure, Store, StoreOptions, Usage};
 pub use sys::raise_open_files_limit;
