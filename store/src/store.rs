@@ -322,7 +322,7 @@ impl Store {
         };
         drop(state);
         match reader.open() {
-            Ok(content) => Ok(shared.pinned(slot, content)),
+            Ok(content) => Ok(Pinned { shared: Arc::clone(shared), slot, content, spilled: true }),
             Err(error) => {
                 shared.unpin(slot);
                 Err(LoadError::Io(error.to_string()))
@@ -405,9 +405,15 @@ pub struct Pinned {
     shared: Arc<Shared>,
     slot: Slot,
     content: Content,
+    spilled: bool,
 }
 
 impl Pinned {
+    /// True when it was opened where it was spilled to.
+    pub(crate) fn is_spilled(&self) -> bool {
+        self.spilled
+    }
+
     /// The content. A clone of it keeps the bytes but is not accounted once this is dropped.
     pub fn content(&self) -> &Content {
         &self.content
@@ -464,7 +470,7 @@ impl Shared {
     }
 
     fn pinned(self: &Arc<Self>, slot: Slot, content: Content) -> Pinned {
-        Pinned { shared: Arc::clone(self), slot, content }
+        Pinned { shared: Arc::clone(self), slot, content, spilled: false }
     }
 
     fn unpin(&self, slot: Slot) {
