@@ -101,8 +101,15 @@ impl BlobDirectory {
         }
         let number = inner.next.fetch_add(1, Ordering::Relaxed);
         let part = inner.path.join(format!("{digest}.{number}.part"));
-        let mut writer =
-            BlobWriter { inner: Arc::clone(inner), digest, size, part, file: None, hasher: blake3::Hasher::new(), visible: false };
+        let mut writer = BlobWriter {
+            inner: Arc::clone(inner),
+            digest,
+            size,
+            part,
+            file: None,
+            hasher: blake3::Hasher::new(),
+            visible: false,
+        };
         // From here on the writer's drop gives the room back.
         writer.file = Some(OpenOptions::new().write(true).create_new(true).mode(0o600).open(&writer.part)?);
         Ok(writer)

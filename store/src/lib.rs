@@ -2,6 +2,7 @@
 mod blobs;
 mod capability;
 mod content;
+mod fetch;
 mod id;
 mod ledger;
 mod segment;
@@ -15,6 +16,9 @@ mod wire;
 pub use blobs::{BlobDirectory, BlobError, BlobWriter};
 pub use capability::{Capability, Denied, ObjectKey, now_ms};
 pub use content::{CHUNK_BYTES, Content, checksum};
+pub use fetch::{
+    Fetch, FetchError, FetchMetrics, FetchRequest, Fetcher, FetcherOptions, Holder, PeerSpeed, SourceError, Upload, UploadRequest,
+};
 pub use id::{Digest, Key, ObjectId};
 pub use segment::{Released, Segment, SegmentPool, SegmentWriter};
 pub use server::{PeerServer, ServerMetrics, ServerOptions};

@@ -32,7 +32,9 @@ impl SpillDirectory {
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path.join(LOCK))?;
         if let Err(error) = lock.try_lock() {
             return Err(match error {
-                fs::TryLockError::WouldBlock => io::Error::new(io::ErrorKind::ResourceBusy, "another process has it; give each its own"),
+                fs::TryLockError::WouldBlock => {
+                    io::Error::new(io::ErrorKind::ResourceBusy, "another process has it; give each its own")
+                }
                 fs::TryLockError::Error(error) => error,
             });
         }

@@ -184,9 +184,8 @@ impl Store {
     /// # Errors
     /// When the directory cannot be had: no right, or another living process has it.
     pub fn open(options: StoreOptions) -> io::Result<Self> {
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("cannot spill to {}: {error}", options.directory.display()))
-        };
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("cannot spill to {}: {error}", options.directory.display()));
         let directory = Arc::new(SpillDirectory::open(&options.directory).map_err(named)?);
         let limits = Limits {
             high: options.memory_bytes_max / 10 * 6,

@@ -9,7 +9,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use super::{Shared, add, same_user, share, upload};
-use crate::content::{CHUNK_BYTES, Content};
+use crate::content::{CHUNK_BYTES, Content, checksum};
 use crate::store::{LoadError, Pinned};
 use crate::transport::Stream;
 use crate::wire::{Answer, CLIENT_HELLO, ChunkHead, Code, Request, ServerHello, judge_client_hello};
@@ -173,8 +173,14 @@ async fn fetch(
         let index = (at / chunk) as usize;
         let range = content.chunk_range(index);
         let len = (range.end - range.start) as usize;
-        let known = content.known_sum(index);
-        let sum = match content.sum(index, &mut scratch) {
+        // A file is read where its checksum is not known yet, else it goes as it lies.
+        let read = content.is_file() && content.known_sum(index).is_none();
+        let sum = if read {
+            content.chunk(index, &mut scratch).map(checksum).inspect(|sum| content.set_sum(index, *sum))
+        } else {
+            content.sum(index, &mut Vec::new())
+        };
+        let sum = match sum {
             Ok(sum) => sum,
             // Before the first chunk there is a code for it, later only the end of the connection.
             Err(_) if at == offset => return refuse(stream, shared, Code::Disk).await,
@@ -185,8 +191,7 @@ async fn fetch(
         let sending = async {
             match (memory, content.as_fd()) {
                 (Some(memory), _) => stream.write_both(&head, &memory[range.start as usize..range.end as usize]).await,
-                // The checksum was not known, so that the chunk has just been read.
-                (None, _) if known.is_none() => stream.write_both(&head, &scratch).await,
+                (None, _) if read => stream.write_both(&head, &scratch).await,
                 (None, Some(file)) => stream.write_file(&head, file.as_fd(), at, len).await,
                 (None, None) => Err(io::Error::other("a content that is nowhere")),
             }
