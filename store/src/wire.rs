@@ -175,7 +175,9 @@ pub(crate) struct ChunkHead {
     pub sum: u64,
 }
 
-pub(crate) const CHUNK_FRAME: usize = HEADER + 20;
+/// Bytes of a chunk's head as a frame.
+#[cfg(test)]
+const CHUNK_FRAME: usize = HEADER + 20;
 
 const FETCH: u8 = 1;
 const PUT: u8 = 2;

@@ -65,6 +65,7 @@ impl<T> Admission<T> {
         lane.count -= 1;
     }
 
+    #[cfg(test)]
     /// Bytes that travel.
     pub(super) fn bytes(&self) -> u64 {
         self.small.bytes + self.large.bytes

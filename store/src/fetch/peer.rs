@@ -1,13 +1,12 @@
 //! What a fetcher thread has of one peer: a few connections that are used again, and the short cut if there is one.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::{Common, Holder, SourceError, share};
@@ -20,8 +19,15 @@ pub(super) struct Peer {
     common: Arc<Common>,
     permits: Semaphore,
     idle: RefCell<Vec<Idle>>,
-    channel: OnceCell<Option<share::Channel>>,
+    channel: Mutex<ShortCut>,
     last_used: Cell<Instant>,
+}
+
+/// Whether the peer hands over open files.
+enum ShortCut {
+    Untried,
+    Absent,
+    Open(share::Channel),
 }
 
 struct Idle {
@@ -60,7 +66,7 @@ impl Peer {
     pub(super) fn new(address: String, common: Arc<Common>) -> Self {
         let permits = Semaphore::new(common.options.connections_per_peer.max(1));
         let last_used = Cell::new(Instant::now());
-        Self { address, common, permits, idle: RefCell::default(), channel: OnceCell::new(), last_used }
+        Self { address, common, permits, idle: RefCell::default(), channel: Mutex::new(ShortCut::Untried), last_used }
     }
 
     /// A connection, when one is free. `fresh` makes a new one.
@@ -76,30 +82,38 @@ impl Peer {
         Ok(Lent { connection, peer: self, _permit: permit })
     }
 
-    /// The short cut to this peer, tried once: it exists when the peer is on this host, in this network namespace, and runs as this user.
-    pub(super) async fn channel(self: &Rc<Self>, holder: &Holder) -> Option<share::Channel> {
+    /// The short cut to this peer: it exists when the peer is on this host, in this network namespace, and runs as this user.
+    pub(super) async fn channel(&self, holder: &Holder) -> Option<share::Channel> {
         let own = &self.common.options.host;
         let elsewhere = !own.is_empty() && !holder.host.is_empty() && *own != holder.host;
         if !self.common.options.short_cut || elsewhere {
             return None;
         }
         self.last_used.set(Instant::now());
-        let open = || async {
-            let lent = self.connection(false).await.ok()?;
-            let hello = lent.connection.hello;
-            lent.give_back();
-            let channel = if hello.shares { share::Channel::open(&hello.instance, &self.common).await } else { None };
-            self.common.with_speed(&self.address, |speed| speed.shares = channel.is_some());
-            channel
-        };
-        let channel = self.channel.get_or_init(open).await.clone();
-        channel.filter(|channel| !channel.is_closed())
+        let mut short_cut = self.channel.lock().await;
+        match &*short_cut {
+            ShortCut::Absent => return None,
+            ShortCut::Open(channel) if !channel.is_closed() => return Some(channel.clone()),
+            // A peer that has gone may be back, as another instance.
+            ShortCut::Open(_) | ShortCut::Untried => *short_cut = ShortCut::Untried,
+        }
+        // A peer that cannot be reached is tried again next time. After a restart an old connection would know the old instance only.
+        let lent = self.connection(true).await.ok()?;
+        let hello = lent.connection.hello;
+        lent.give_back();
+        let channel = if hello.shares { share::Channel::open(&hello.instance, &self.common).await } else { None };
+        self.common.with_speed(&self.address, |speed| speed.shares = channel.is_some());
+        *short_cut = channel.clone().map_or(ShortCut::Absent, ShortCut::Open);
+        channel
     }
 
     /// Closes connections that nobody has used for some time; true when the peer itself was not.
     pub(super) fn sweep(&self) -> bool {
         self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < IDLE);
-        let shares = self.channel.get().is_some_and(|channel| channel.as_ref().is_some_and(|c| !c.is_closed()));
+        let shares = match self.channel.try_lock() {
+            Ok(short_cut) => matches!(&*short_cut, ShortCut::Open(channel) if !channel.is_closed()),
+            Err(_) => true,
+        };
         !shares && self.last_used.get().elapsed() > IDLE
     }
 }

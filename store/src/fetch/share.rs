@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -16,6 +16,9 @@ use super::{Common, SourceError, peer};
 use crate::transport::Stream;
 use crate::wire::{self, Answer, Code, HEADER, Instance, Request, Shared};
 use crate::{Capability, Content, Key, Released, Segment, sys};
+
+/// Bytes of requests that are collected before the peer has taken the last ones.
+const OUT_MAX: usize = 64 << 10;
 
 enum Order {
     Share(Key, Capability, oneshot::Sender<Result<Content, SourceError>>),
@@ -85,15 +88,22 @@ impl Talk {
         let mut buffer = vec![0; 16 << 10];
         loop {
             tokio::select! {
-                order = orders.recv() => {
+                order = orders.recv(), if out.len() < OUT_MAX => {
                     let Some(order) = order else { return Ok(()) };
                     self.encode(order, &mut out);
                     // Whatever else is there goes in the same write.
-                    while let Ok(order) = orders.try_recv() {
+                    while out.len() < OUT_MAX && let Ok(order) = orders.try_recv() {
                         self.encode(order, &mut out);
                     }
-                    self.stream.write_all(&out).await?;
-                    out.clear();
+                }
+                // Never only writing: the peer may be waiting for its answers to be read.
+                ready = self.stream.writable(), if !out.is_empty() => {
+                    ready?;
+                    match self.stream.try_write(&out) {
+                        Ok(count) => drop(out.drain(..count)),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 ready = self.stream.readable() => {
                     ready?;

@@ -98,35 +98,44 @@ impl Work {
         failures: &mut Vec<(String, SourceError)>,
     ) -> Result<(), FetchError> {
         let mut next = 0;
-        let mut running: JoinSet<(String, Ended)> = JoinSet::new();
+        // Holders that have done their part well, should another one leave something.
+        let mut proven: Vec<Source> = Vec::new();
+        // One holder at least has to confirm that the object is there, even if it has no bytes.
+        let mut confirmed = false;
+        let mut running: JoinSet<(Source, Ended)> = JoinSet::new();
         loop {
             let several = job.sources.borrow().len().min(engine.common.options.sources_max.max(1));
             let wanted = if small { 1 } else { several.min(self.sums.len().div_ceil(BATCH)).max(1) };
-            while running.len() < wanted {
-                let Some(source) = job.sources.borrow().get(next).cloned() else { break };
-                next += 1;
+            let work_left = !confirmed && running.is_empty() || !self.left.borrow().is_empty();
+            while work_left && running.len() < wanted {
+                let untried = job.sources.borrow().get(next).cloned();
+                next += usize::from(untried.is_some());
+                let Some(source) = untried.or_else(|| proven.pop()) else { break };
                 let (work, engine, job) = (Rc::clone(self), Rc::clone(engine), Rc::clone(job));
                 let batch = if wanted == 1 { usize::MAX } else { BATCH };
                 running.spawn_local(async move {
                     let peer = engine.peer(&source.holder.address);
                     let ended = work.from_one(&engine.common, &job, &peer, &source, batch).await;
-                    (source.holder.address, ended)
+                    (source, ended)
                 });
             }
             match running.join_next().await {
-                Some(Ok((_, Ok(())))) if running.is_empty() && self.left.borrow().is_empty() => return Ok(()),
-                // Others are still at it, and what they leave may need this holder again.
-                Some(Ok((address, Ok(())))) => {
-                    if !self.left.borrow().is_empty() {
-                        next = self.again(job, &address, next);
+                Some(Ok((source, Ok(())))) => {
+                    confirmed = true;
+                    proven.push(source);
+                    if running.is_empty() && self.left.borrow().is_empty() {
+                        return Ok(());
                     }
                 }
-                Some(Ok((address, Err(why)))) => {
+                Some(Ok((source, Err(why)))) => {
                     if job.is_abandoned() {
                         return Err(FetchError::Stopped);
                     }
                     add(&engine.common.counters.source_failures, 1);
-                    failures.push((address, why));
+                    failures.push((source.holder.address, why));
+                    if confirmed && running.is_empty() && self.left.borrow().is_empty() {
+                        return Ok(());
+                    }
                 }
                 Some(Err(_)) => return Err(FetchError::Stopped),
                 None => {
@@ -134,17 +143,6 @@ impl Work {
                 }
             }
         }
-    }
-
-    /// Puts a holder that has done its part well at the end of those to be tried.
-    fn again(&self, job: &Job, address: &str, next: usize) -> usize {
-        let mut sources = job.sources.borrow_mut();
-        if let Some(at) = sources.iter().take(next).position(|source| source.holder.address == address) {
-            let source = sources.remove(at);
-            sources.push(source);
-            return next - 1;
-        }
-        next
     }
 
     /// Batches from one holder until nothing is left or it fails.
@@ -159,6 +157,11 @@ impl Work {
             let mut lent = peer.connection(fresh).await?;
             let reused = lent.connection.reused;
             let mut pieces = self.take(batch);
+            if pieces.is_empty() && !self.sums.is_empty() {
+                // Others have taken the rest while this one waited for its connection.
+                lent.give_back();
+                return Ok(());
+            }
             let before = received;
             let asked = self.range(common, job, &mut lent.connection, source, &mut pieces, &mut received).await;
             if !pieces.is_empty() {
