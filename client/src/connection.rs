@@ -552,6 +552,7 @@ impl Connection {
             (Some(Body::Submitted(reply)), _) => self.answered(reply),
             (Some(Body::Results(results)), Some(open)) => open.shared.results(results),
             (Some(Body::Rejected(rejected)), Some(open)) => open.shared.rejected(rejected),
+            (Some(Body::Peer(peer)), Some(open)) => open.shared.introduced(peer),
             _ => {}
         }
         Ok(())

@@ -7,7 +7,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
+use rustc_hash::FxHashMap;
 use scalable_proto::v1;
+use scalable_store::{Fetcher, FetcherOptions, Holder, SegmentPool};
 use tokio::sync::Notify;
 
 use crate::Error;
@@ -17,6 +19,8 @@ use crate::processes::Processes;
 
 /// The scheduler hears of taken results when so much was taken since it heard of them last, in its own measure.
 const TAKEN_STEP: u64 = 256 << 10;
+/// Memory for fetched results that is kept to be used again.
+const FETCH_POOL_BYTES: usize = 64 << 20;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -39,6 +43,9 @@ pub(crate) struct Shared {
     /// Nobody submits any more and nobody has a handle.
     abandoned: AtomicBool,
     over: OnceLock<Error>,
+    /// Where workers answer that hold results.
+    peers: RwLock<FxHashMap<u32, Holder>>,
+    fetcher: OnceLock<Fetcher>,
 }
 
 impl Shared {
@@ -57,6 +64,8 @@ impl Shared {
             waiting: AtomicU32::new(0),
             abandoned: AtomicBool::new(false),
             over: OnceLock::new(),
+            peers: RwLock::default(),
+            fetcher: OnceLock::new(),
         })
     }
 
@@ -140,6 +149,28 @@ impl Shared {
             Some(group) => group.arrived(results, length),
             None => self.was_read(weight),
         }
+    }
+
+    /// A worker that holds results is, or has moved.
+    pub(crate) fn introduced(&self, peer: v1::AnnouncePeer) {
+        let holder = Holder { address: peer.address, host: peer.host };
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(peer.peer, holder);
+    }
+
+    /// Those of the peers that are known.
+    pub(crate) fn holders(&self, peers: &[u32]) -> Vec<Holder> {
+        let known = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.iter().filter_map(|peer| known.get(peer).cloned()).collect()
+    }
+
+    /// What fetches results from workers: started when it is needed first.
+    pub(crate) fn fetcher(&self) -> std::io::Result<&Fetcher> {
+        if self.fetcher.get().is_none() {
+            let started = Fetcher::start(FetcherOptions::new(SegmentPool::new(FETCH_POOL_BYTES)))?;
+            // When another thread was faster, its fetcher stays and this one ends.
+            let _ = self.fetcher.set(started);
+        }
+        self.fetcher.get().ok_or_else(|| std::io::Error::other("it was not kept"))
     }
 
     /// Elements were refused, or with `count` 0 the group.
