@@ -14,6 +14,8 @@ use crate::resources::Resources;
 
 pub mod calls;
 pub mod calls_table;
+#[cfg(test)]
+mod calls_tests;
 mod slots;
 pub mod table;
 #[cfg(test)]
