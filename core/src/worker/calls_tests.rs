@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::calls::{CALLS_MAX, CallBatch, CallId, CallOutput, LaneId, Over};
+use super::calls::{CALLS_MAX, CallBatch, CallId, CallOutput, LaneId, Over, Part};
 use super::*;
 use crate::ids::SECOND;
 
@@ -35,7 +35,7 @@ fn dispatch(worker: &mut Worker, lane: LaneId, first: u64, count: u32, timeout_m
         handles: numbers().map(|n| handle(n).to_u64()).collect(),
         attempts: numbers().map(|_| 1).collect(),
         timeouts_ms: numbers().map(|_| timeout_ms).collect(),
-        parts: vec![(0, count, lane)],
+        parts: vec![Part { first: 0, count, lane, fetching: false }],
     };
     worker.take_done(&mut Vec::new());
     worker.dispatch_calls(batch);
@@ -220,6 +220,38 @@ fn a_drain_and_a_void_leave_nothing() {
 }
 
 #[test]
+fn a_call_waits_for_what_it_reads_and_takes_nothing_meanwhile() {
+    let mut w = worker();
+    let lane = w.open_lane(LARGE).expect("it fits");
+    let part = |first, fetching| Part { first, count: 1, lane, fetching };
+    let handles = (1..5).map(|n| handle(n).to_u64()).collect();
+    let parts = vec![part(0, true), part(1, true), part(2, false), part(3, true)];
+    w.dispatch_calls(CallBatch { serial: 1, handles, attempts: vec![1; 4], timeouts_ms: Vec::new(), parts });
+    assert_eq!((outputs(&mut w), w.counts().queued), (vec![CallOutput::Slot(lane)], 4));
+    let id = |at| CallId { batch: 0, at };
+    assert_eq!(feed(&mut w, lane, 10, 1), [id(2)]);
+    assert!(w.call_ready(id(1)));
+    assert_eq!(feed(&mut w, lane, 10, 0), [id(1)]);
+    assert_eq!(w.call_over(id(0), &mut Vec::new()), Some(over(1, None)), "what it reads is lost");
+    let reply = step(&mut w, 0, Input::Retract(vec![handle(4)]));
+    assert_eq!(reply, [Output::Retracted { given_back: vec![handle(4)], kept: vec![] }]);
+    assert!(!w.call_ready(id(3)) && w.counts().queued == 1, "one of two that a slot holds");
+}
+
+#[test]
+fn a_paused_worker_starts_nothing_new() {
+    let mut w = worker();
+    let lane = w.open_lane(SMALL).expect("it fits");
+    let mut out = Vec::new();
+    w.pause(true, 0, &mut out);
+    assert_eq!(dispatch(&mut w, lane, 1, 2, 0), []);
+    let attempt = Attempt { serial: Serial(9), handle: handle(50), attempt: 1, shape: SMALL, timeout: 0, grace: SECOND };
+    assert_eq!(step(&mut w, 0, Input::Dispatch(attempt)), []);
+    w.pause(false, 0, &mut out);
+    assert_eq!((out, outputs(&mut w)), (vec![], vec![CallOutput::Slot(lane); 2]), "in order: the process is younger");
+}
+
+#[test]
 fn more_than_the_bound_is_given_back_at_once() {
     let mut w = worker();
     let lane = w.open_lane(LARGE).expect("it fits");
@@ -233,8 +265,10 @@ fn more_than_the_bound_is_given_back_at_once() {
 
 #[derive(Clone, Debug)]
 enum Do {
-    Calls { lane: usize, count: u32, timeout: bool },
+    Calls { lane: usize, count: u32, timeout: bool, fetching: bool },
     Process { shape: u32 },
+    Fetched { at: usize, lost: bool },
+    Pause(bool),
     Feed { lane: usize, max: u32 },
     Return(usize),
     Back(usize),
@@ -250,7 +284,10 @@ enum Do {
 
 fn what() -> impl Strategy<Value = Do> {
     prop_oneof![
-        6 => (0..3usize, 1..20u32, any::<bool>()).prop_map(|(lane, count, timeout)| Do::Calls { lane, count, timeout }),
+        6 => (0..3usize, 1..20u32, any::<bool>(), prop::bool::weighted(0.3))
+            .prop_map(|(lane, count, timeout, fetching)| Do::Calls { lane, count, timeout, fetching }),
+        6 => (0..64usize, prop::bool::weighted(0.2)).prop_map(|(at, lost)| Do::Fetched { at, lost }),
+        1 => any::<bool>().prop_map(Do::Pause),
         3 => (1..4u32).prop_map(|shape| Do::Process { shape }),
         12 => (0..3usize, 1..8u32).prop_map(|(lane, max)| Do::Feed { lane, max }),
         12 => (0..64usize).prop_map(Do::Return),
@@ -274,6 +311,8 @@ struct World {
     fresh: [u32; 3],
     /// With hosts.
     held: Vec<(usize, CallId)>,
+    /// On the worker, with what they read on its way, until it is found that they are not any more.
+    fetching: Vec<CallId>,
     /// By number: ends that were told, and whether one is still to come.
     ends: BTreeMap<u64, (u32, bool)>,
     processes: Vec<(Serial, bool)>,
@@ -351,6 +390,19 @@ impl World {
         Ok(())
     }
 
+    fn fetched(&mut self, at: usize, lost: bool) -> Result<(), TestCaseError> {
+        if self.fetching.is_empty() {
+            return Ok(());
+        }
+        let call = self.fetching.remove(at % self.fetching.len());
+        if !lost {
+            self.worker.call_ready(call);
+        } else if let Some(over) = self.worker.call_over(call, &mut Vec::new()) {
+            self.over(over)?;
+        }
+        self.take(Vec::new())
+    }
+
     fn progress(&mut self, at: usize) -> Result<(), TestCaseError> {
         if self.processes.is_empty() {
             return Ok(());
@@ -389,6 +441,7 @@ proptest! {
             granted: [0; 3],
             fresh: [0; 3],
             held: Vec::new(),
+            fetching: Vec::new(),
             ends: BTreeMap::new(),
             processes: Vec::new(),
             ended: false,
@@ -396,7 +449,7 @@ proptest! {
         let (mut now, mut next) = (0, 1u64);
         for one in steps {
             match one {
-                Do::Calls { lane, count, timeout } => {
+                Do::Calls { lane, count, timeout, fetching } => {
                     let numbers = next..next + u64::from(count);
                     next = numbers.end;
                     world.ends.extend(numbers.clone().map(|n| (n, (0, true))));
@@ -405,11 +458,16 @@ proptest! {
                         handles: numbers.clone().map(|n| handle(n).to_u64()).collect(),
                         attempts: numbers.map(|_| 1).collect(),
                         timeouts_ms: vec![u64::from(timeout) * 500; count as usize],
-                        parts: vec![(0, count, lanes[lane])],
+                        parts: vec![Part { first: 0, count, lane: lanes[lane], fetching }],
                     };
                     world.worker.take_done(&mut Vec::new());
                     let before: Vec<u64> = batch.handles.clone();
-                    world.worker.dispatch_calls(batch);
+                    let number = world.worker.dispatch_calls(batch);
+                    // A batch of that number that is over can have left some.
+                    world.fetching.retain(|call| call.batch != number);
+                    if fetching {
+                        world.fetching.extend((0..count).map(|at| CallId { batch: number, at }));
+                    }
                     // One that was retracted before it came is gone without a word.
                     for handle in before {
                         let handle = Handle::from_u64(handle);
@@ -432,6 +490,12 @@ proptest! {
                     };
                     next += 1;
                     let out = step(&mut world.worker, now, Input::Dispatch(attempt));
+                    world.take(out)?;
+                }
+                Do::Fetched { at, lost } => world.fetched(at, lost)?,
+                Do::Pause(paused) => {
+                    let mut out = Vec::new();
+                    world.worker.pause(paused, now, &mut out);
                     world.take(out)?;
                 }
                 Do::Feed { lane, max } => {
@@ -479,6 +543,7 @@ proptest! {
                     }
                     // Its hosts are ended, and say nothing of calls any more.
                     world.held.clear();
+                    world.fetching.clear();
                     world.take(out)?;
                 }
                 Do::Pass(time) => {
@@ -500,6 +565,12 @@ proptest! {
             prop_assert_eq!(world.worker.all_calls().len(), live);
         }
         // Everything that can go on does, until nothing is left.
+        let mut out = Vec::new();
+        world.worker.pause(false, now, &mut out);
+        world.take(out)?;
+        while !world.fetching.is_empty() {
+            world.fetched(0, false)?;
+        }
         for round in 0.. {
             prop_assert!(round < 20_000, "something waits for ever");
             for lane in 0..3 {
