@@ -48,6 +48,7 @@ mod processes;
 mod program;
 mod session;
 mod shared;
+mod ship;
 mod signature;
 mod start;
 mod task_error;
