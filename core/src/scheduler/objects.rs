@@ -58,14 +58,17 @@ impl Scheduler {
         let group = self.group_mut(task.group);
         match result {
             Stored::Held(size) if group.kept => {
+                let before = group.objects.len();
                 let object = group.objects.entry(task.index).or_default();
                 object.size = size;
                 object.holders.clear();
                 object.holders.push(worker);
+                self.objects += (group.objects.len() - before) as u32;
                 self.worker_mut(worker).objects.insert(task);
             }
             _ => {
-                group.objects.remove(&task.index);
+                let forgotten = group.objects.remove(&task.index).is_some();
+                self.objects -= u32::from(forgotten);
             }
         }
     }
@@ -122,8 +125,12 @@ impl Scheduler {
         let group = self.group_mut(id);
         if how != End::Succeeded && !group.objects.is_empty() {
             // What was lost and could not be made again.
+            let before = group.objects.len();
             group.objects.retain(|index, _| !(first..end).contains(index));
+            let left = group.objects.len();
+            self.objects -= (before - left) as u32;
         }
+        let group = self.group_of(id);
         if !group.let_go.is_empty() {
             self.sweeping.push((id, first, end));
         }
@@ -304,6 +311,7 @@ impl Scheduler {
             let task = TaskRef { group: id, index };
             self.drop_holders(task, out);
             self.group_mut(id).objects.remove(&index);
+            self.objects -= 1;
             self.free_inputs(task, Standing::Heir);
         }
         self.look_at_inputs(id, first, end);
@@ -335,8 +343,9 @@ impl Scheduler {
                 }
             }
             let group = self.group_mut(id);
-            group.objects = BTreeMap::new();
+            let forgotten = std::mem::take(&mut group.objects).len();
             group.cells.clear();
+            self.objects -= forgotten as u32;
             for (first, end) in left.ranges() {
                 out.push(Output::Released { group: id, first, count: end - first });
             }
