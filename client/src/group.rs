@@ -435,9 +435,11 @@ impl Group {
             }
             let (raw, read) = state.raw(index, slot);
             taken += read;
+            // An object is let go of when it has been fetched.
+            let consumed = cursor.consumes && matches!(raw, Raw::Inline(_));
             each(index, raw);
             budget -= 1;
-            if cursor.consumes {
+            if consumed {
                 state.dropped(index);
                 match released.last_mut() {
                     Some(last) if last.first + last.count == index => last.count += 1,

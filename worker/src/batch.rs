@@ -88,6 +88,19 @@ impl Batch {
         batch.batch.wall_us.push(wall_us);
     }
 
+    /// An object of another worker was fetched and a copy is kept here.
+    pub fn copied(&mut self, group: u32, index: u32) {
+        let full = |one: &Growing| one.size + 10 > BYTES_MAX;
+        if self.batches.back().is_none_or(full) {
+            self.batches.push_back(Growing::default());
+        }
+        if let Some(one) = self.batches.back_mut() {
+            one.size += 10;
+            one.batch.copied_group.push(group);
+            one.batch.copied_index.push(index);
+        }
+    }
+
     /// It is over.
     pub fn report(&mut self, handle: Handle, attempt: u32, report: AttemptReport) {
         let bytes = prost::Message::encoded_len(&report);

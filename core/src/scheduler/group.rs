@@ -118,13 +118,16 @@ pub(super) struct Group {
     pub(super) doomed: Option<TaskRef>,
     /// Refused when they were appended; part of `failed`.
     pub(super) rejected: IntervalSet,
+    /// Given up because their results were lost too often; part of `failed`.
+    pub(super) lost_for_good: IntervalSet,
     /// Committed once and to be made again: not over now, and part of another state.
     pub(super) restoring: IntervalSet,
     /// The client has no reference on them.
     pub(super) let_go: IntervalSet,
     /// Nobody needs them any more.
     pub(super) released: IntervalSet,
-    /// Growing groups that something of this one waits for as a whole, by itself or through what it waits for.
+    /// Groups that something of this one waits for as a whole, by itself or through what it waits for: none of those may come to
+    /// wait for this one.
     pub(super) behind: SmallVec<[GroupId; 2]>,
     /// Edges of single elements.
     pub(super) cells: Cells,

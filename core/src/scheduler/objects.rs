@@ -119,7 +119,12 @@ impl Scheduler {
     /// Elements are over: they read nothing any more, but what they have read is their lineage while their results are objects.
     pub(super) fn inputs_read(&mut self, settled: Settled) {
         let Settled { group: id, first, end, how } = settled;
-        if !self.group_of(id).let_go.is_empty() {
+        let group = self.group_mut(id);
+        if how != End::Succeeded && !group.objects.is_empty() {
+            // What was lost and could not be made again.
+            group.objects.retain(|index, _| !(first..end).contains(index));
+        }
+        if !group.let_go.is_empty() {
             self.sweeping.push((id, first, end));
         }
         let group = self.group_of(id);
