@@ -212,7 +212,8 @@ impl State {
             Some(v1::client_data::Body::Commit(commit)) => {
                 let spec = self.session.assembling.take().unwrap();
                 let known = self.runs.insert(commit.client_key.to_vec(), spec).is_some();
-                let reply = v1::SubmitReply { client_key: commit.client_key, run: RUN.into(), known, number: 5, ..Default::default() };
+                let reply =
+                    v1::SubmitReply { client_key: commit.client_key, run: RUN.into(), known, number: 5, ..Default::default() };
                 self.result(v1::client_results::Body::Submitted(reply));
             }
             Some(v1::client_data::Body::AddGroup(add)) => {
