@@ -11,6 +11,7 @@ mod spill;
 mod store;
 mod sys;
 mod transport;
+mod tree;
 mod wire;
 
 pub use blobs::{BlobDirectory, BlobError, BlobWriter};
@@ -24,4 +25,5 @@ pub use segment::{Released, Segment, SegmentPool, SegmentWriter};
 pub use server::{PeerServer, ServerMetrics, ServerOptions};
 pub use store::{InsertError, Keep, Load, LoadError, Lookup, PAUSE_FRACTION, Pinned, Pressure, Store, StoreOptions, Usage};
 pub use sys::raise_open_files_limit;
+pub use tree::{TREE_DEPTH_MAX, TREE_ENTRIES_MAX, TREE_PATH_MAX, Tree, TreeError, TreeNode};
 pub use wire::Code;
