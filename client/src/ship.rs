@@ -19,8 +19,13 @@ pub(crate) async fn ship(client: &Client, program: &v1::Executable) -> Result<()
         return Ok(());
     }
     let failed = |why: &dyn std::fmt::Display| {
-        let message = format!("the program {} could not be brought to the scheduler's store at {}: {why}", program.path, reply.address);
-        refused("PROGRAM_NOT_SHIPPED", message, "see that this machine reaches that address, or name a program of the image with `native`")
+        let message =
+            format!("the program {} could not be brought to the scheduler's store at {}: {why}", program.path, reply.address);
+        refused(
+            "PROGRAM_NOT_SHIPPED",
+            message,
+            "see that this machine reaches that address, or name a program of the image with `native`",
+        )
     };
     let shown = reply.capability.as_ref().and_then(|shown| Capability::from_parts(shown.expires_ms, &shown.mac));
     let (Some(capability), Some(digest)) = (shown, Digest::from_slice(&program.digest)) else {
@@ -29,5 +34,8 @@ pub(crate) async fn ship(client: &Client, program: &v1::Executable) -> Result<()
     let file = File::open(&program.path).map_err(|error| failed(&error))?;
     let content = Content::from_file(file, program.size).map_err(|error| failed(&error))?;
     let fetcher = Fetcher::start(FetcherOptions::new(SegmentPool::new(0))).map_err(|error| failed(&error))?;
-    fetcher.upload(UploadRequest { address: reply.address.clone(), content, digest, capability }).await.map_err(|error| failed(&error))
+    fetcher
+        .upload(UploadRequest { address: reply.address.clone(), content, digest, capability })
+        .await
+        .map_err(|error| failed(&error))
 }

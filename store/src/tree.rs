@@ -271,11 +271,7 @@ impl Tree {
     ///
     /// # Errors
     /// When something is there already, a content is missing or wrong, or the disk fails. What was made until then stays.
-    pub fn unpack(
-        &self,
-        directory: &Path,
-        mut content: impl FnMut(Digest, u64) -> io::Result<Content>,
-    ) -> Result<(), TreeError> {
+    pub fn unpack(&self, directory: &Path, mut content: impl FnMut(Digest, u64) -> io::Result<Content>) -> Result<(), TreeError> {
         let root = open_root(directory)?;
         for (path, node) in &self.entries {
             let (parent, name) = parent_of(root.as_fd(), path).map_err(at(path))?;

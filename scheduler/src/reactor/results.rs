@@ -98,7 +98,8 @@ impl Reactor {
                 (object, peers)
             }
             Stored::None | Stored::Inline(_) => {
-                object.inline = self.payloads.get(&task.group).and_then(|kept| kept.result(task.index)).cloned().unwrap_or_default();
+                object.inline =
+                    self.payloads.get(&task.group).and_then(|kept| kept.result(task.index)).cloned().unwrap_or_default();
                 object.size = object.inline.len() as u64;
                 (object, Vec::new())
             }

@@ -488,9 +488,13 @@ impl Reactor {
                     let task = TaskRef { group: upstream, index };
                     let stored = output.and_then(|output| self.runs.get(&group.run)?.object(task, output));
                     match (stored, self.machine.committed_attempt(task)) {
-                        (Some(stored), Some(attempt)) if stored.written => {
-                            v1::ObjectRef { index, attempt, digest: stored.digest.clone(), size: stored.size, ..Default::default() }
-                        }
+                        (Some(stored), Some(attempt)) if stored.written => v1::ObjectRef {
+                            index,
+                            attempt,
+                            digest: stored.digest.clone(),
+                            size: stored.size,
+                            ..Default::default()
+                        },
                         _ => v1::ObjectRef { index, ..Default::default() },
                     }
                 })

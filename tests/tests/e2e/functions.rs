@@ -67,7 +67,11 @@ fn start_blind(sandbox: &Sandbox, hidden: &Path, program: &str, arguments: &[&st
     if !nix::unistd::geteuid().is_root() {
         command.arg("--map-root-user");
     }
-    command.args(["--mount", "sh", "-c", "mount -t tmpfs none \"$0\" && exec \"$@\""]).arg(hidden).arg(binary(program)).args(arguments);
+    command
+        .args(["--mount", "sh", "-c", "mount -t tmpfs none \"$0\" && exec \"$@\""])
+        .arg(hidden)
+        .arg(binary(program))
+        .args(arguments);
     Running::start(command, &sandbox.path("."), program)
 }
 
