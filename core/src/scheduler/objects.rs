@@ -182,12 +182,11 @@ impl Scheduler {
             let here = at;
             at = self.edges.sibling(here);
             let edge = *self.edges.get(here);
-            self.free_edge(here);
+            self.free_edge_and(here, |cell| match standing {
+                Standing::Reader => cell.readers -= u32::from(edge.data && !forget),
+                Standing::Heir => cell.heirs -= 1,
+            });
             if edge.data {
-                self.change_cell(edge.up, |cell| match standing {
-                    Standing::Reader => cell.readers -= u32::from(!forget),
-                    Standing::Heir => cell.heirs -= 1,
-                });
                 self.sweeping.push((edge.up.group, edge.up.index, edge.up.index + 1));
             }
         }
@@ -195,9 +194,18 @@ impl Scheduler {
     }
 
     fn free_edge(&mut self, at: u32) {
-        let up = self.edges.get(at).up;
-        if let Some(head) = self.edges.free(at) {
-            self.change_cell(up, |cell| cell.downs = head);
+        self.free_edge_and(at, |_| {});
+    }
+
+    /// An edge goes, and its upstream task counts what it meant.
+    fn free_edge_and(&mut self, at: u32, change: impl FnOnce(&mut super::edges::Cell)) {
+        let edges = &mut self.edges;
+        let up = edges.get(at).up;
+        if let Some(group) = self.groups.get_mut(&up.group) {
+            group.cells.change(up.index, |cell| {
+                change(cell);
+                edges.kill(at, cell);
+            });
         }
     }
 
@@ -247,14 +255,14 @@ impl Scheduler {
             for (first, end) in group.let_go.within(first, end) {
                 let mut at = first;
                 while at < end {
-                    at = group.released.range_end(at);
-                    let until = group.over_until(at).min(end);
+                    at = group.released.range_end(at, end);
+                    let until = group.over_until(at, end);
                     let until = group.released.within(at, until).next().map_or(until, |(first, _)| first);
                     if at < until {
                         parts.push((at, until));
                         at = until;
                     } else {
-                        at = group.over_after(at).min(end);
+                        at = group.over_after(at, end);
                     }
                 }
             }
