@@ -1,0 +1,160 @@
+//! The windowed work balance: what is queued against what the workers that are there or starting can do of it in the window.
+//!
+//! Everything is counted in parts of a worker times micros, so that one pool may serve tasks of several sizes. The window is one
+//! worker start plus the target duration: what could be done sooner by the workers there are is not worth a new one.
+
+use super::estimate::Estimates;
+use super::snapshot::{Phase, Pool, WHOLE, Worker};
+use super::victims;
+use crate::ids::Micros;
+use std::collections::BTreeMap;
+
+/// What a pool has and what it needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Balance {
+    pub(super) ready: u32,
+    pub(super) idle: u32,
+    pub(super) starting: u32,
+    pub(super) blocked: u32,
+    pub(super) draining: u32,
+    pub(super) queued: u64,
+    pub(super) soon: u64,
+    /// Work of the window, in part-micros.
+    pub(super) demand: u128,
+    /// What can be done of it, in part-micros.
+    pub(super) supply: u128,
+    pub(super) window: Micros,
+    /// More workers that the work of the window needs.
+    pub(super) add: u32,
+    /// Workers, starting or idle, that it can do without.
+    pub(super) spare: u32,
+}
+
+impl Balance {
+    pub(super) fn of(pool: &Pool, now: Micros, start: Micros, estimates: &Estimates) -> Self {
+        let window = start.saturating_add(pool.parameters.target_duration);
+        let mut balance = Balance { window, ..Balance::default() };
+        let mut queue = balance.count_work(pool, start, estimates);
+        let offers: Vec<u128> = pool
+            .workers
+            .iter()
+            .map(|worker| balance.offer(pool, worker, now, start, estimates, &mut queue))
+            .collect();
+        balance.supply = offers.iter().sum();
+        if balance.demand > balance.supply {
+            let whole = u128::from(WHOLE);
+            let gap = balance.demand - balance.supply;
+            let for_time = gap.div_ceil(whole * u128::from(pool.parameters.target_duration.max(1)));
+            let unplaced: u128 = queue.iter().map(|(share, count)| u128::from(*share) * u128::from(*count)).sum();
+            balance.add = u32::try_from(for_time.min(unplaced.div_ceil(whole))).unwrap_or(u32::MAX);
+        } else {
+            balance.spare = spare(pool, &offers, balance.supply - balance.demand);
+        }
+        balance
+    }
+
+    /// Workers that stay: those that drain are not among them.
+    pub(super) fn staying(&self) -> u32 {
+        self.ready + self.starting
+    }
+
+    /// What the pool wants now, its bounds apart.
+    pub(super) fn want(&self) -> u32 {
+        let least = (self.ready - self.idle).max(u32::from(self.queued > 0));
+        self.staying().saturating_add(self.add).saturating_sub(self.spare).max(least)
+    }
+
+    /// Counts the queue; answers with how many tasks there are of each share, the largest first once iterated in reverse.
+    fn count_work(&mut self, pool: &Pool, start: Micros, estimates: &Estimates) -> BTreeMap<u64, u64> {
+        let mut queue = BTreeMap::new();
+        for (at, group) in pool.groups.iter().enumerate() {
+            let soon = if group.soon_in <= start { u64::from(group.soon) } else { 0 };
+            let queued = u64::from(group.queued);
+            if queued + soon == 0 {
+                continue;
+            }
+            let duration = estimates.duration(at);
+            let within = |time: Micros| u128::from(duration.min(time)) * u128::from(group.share());
+            self.demand += u128::from(queued) * within(self.window);
+            self.demand += u128::from(soon) * within(self.window.saturating_sub(group.soon_in));
+            self.queued += queued;
+            self.soon += soon;
+            *queue.entry(group.share()).or_insert(0) += queued + soon;
+        }
+        queue
+    }
+
+    /// Counts a worker; answers with what it can do within the window. What it has free counts only where something of the
+    /// queue fits in, and is taken off the queue: more workers than tasks help nobody.
+    fn offer(
+        &mut self,
+        pool: &Pool,
+        worker: &Worker,
+        now: Micros,
+        start: Micros,
+        estimates: &Estimates,
+        queue: &mut BTreeMap<u64, u64>,
+    ) -> u128 {
+        match &worker.phase {
+            Phase::Draining => {
+                self.draining += 1;
+                0
+            }
+            Phase::Starting { blocked } => {
+                self.starting += 1;
+                if blocked.is_some() {
+                    self.blocked += 1;
+                    return 0;
+                }
+                place(queue, WHOLE);
+                let ahead = self.window.saturating_sub(start_left(start, now.saturating_sub(worker.asked_at)));
+                u128::from(WHOLE) * u128::from(ahead)
+            }
+            Phase::Ready { idle_since, running, .. } => {
+                self.ready += 1;
+                self.idle += u32::from(idle_since.is_some());
+                let (mut used, mut offer) = (0, 0);
+                for attempt in running {
+                    let share = pool.groups.get(attempt.group as usize).map_or(WHOLE, |group| group.share());
+                    used += share;
+                    let ahead = self.window.saturating_sub(estimates.remaining(attempt, now));
+                    offer += u128::from(share) * u128::from(ahead);
+                }
+                let free = WHOLE.saturating_sub(used);
+                if queue.keys().next().is_some_and(|least| *least <= free) {
+                    offer += u128::from(free) * u128::from(self.window);
+                }
+                place(queue, free);
+                offer
+            }
+        }
+    }
+}
+
+/// How long a start still takes at `age`. One that is late is taken to need a moment more; one that took more than twice as long
+/// as usual needs the longer the later it is, so that workers stuck for a reason nobody told are made up for.
+fn start_left(start: Micros, age: Micros) -> Micros {
+    start.saturating_sub(age).max(start / 12).max(age.saturating_sub(start.saturating_mul(2)))
+}
+
+/// Takes what fits into `free` off the queue, largest first. The entry of a share stays when its count is 0.
+fn place(queue: &mut BTreeMap<u64, u64>, mut free: u64) {
+    for (share, count) in queue.iter_mut().rev() {
+        let fits = (*count).min(free / share);
+        *count -= fits;
+        free -= fits * share;
+    }
+}
+
+/// How many workers may go so that what they offer is still to spare: first all that start, then those that are idle.
+fn spare(pool: &Pool, offers: &[u128], mut slack: u128) -> u32 {
+    let mut spare = 0;
+    for at in victims::starting(pool).into_iter().chain(victims::idle(pool, |_| true)) {
+        if offers[at] > slack {
+            break;
+        }
+        slack -= offers[at];
+        spare += 1;
+    }
+    spare
+}
