@@ -65,9 +65,10 @@ struct State {
     gate: Gate,
     /// The pool has been needed: its minimum holds.
     needed: bool,
-    /// Workers that may still be created in the interval that began then.
-    burst: u32,
-    burst_at: Option<Micros>,
+    /// Up to so many workers, ready or starting, in the interval that began then. Not a number of creations: what was refused or
+    /// lost meanwhile is made up for at once.
+    ceiling: u32,
+    ceiling_at: Option<Micros>,
     /// Latest decision in the log.
     logged: Option<Limit>,
 }
@@ -129,7 +130,6 @@ impl Planner {
             }
             let decision = draft.decision(now);
             let state = self.pools.entry(draft.pool.name.clone()).or_default();
-            state.burst = state.burst.saturating_sub(draft.create);
             if decision.acts() || !same_kind(&decision.limit, &state.logged) {
                 state.logged.clone_from(&decision.limit);
                 self.log.push(decision.clone());
@@ -188,14 +188,14 @@ impl State {
         draft
     }
 
-    /// How many workers may be created now for the sake of speed.
-    fn burst(&mut self, now: Micros, pool: &Pool, staying: u32) -> u32 {
+    /// How many workers the pool may have now that it grows from `staying`.
+    fn ceiling(&mut self, now: Micros, pool: &Pool, staying: u32) -> u32 {
         let over = |since: Micros| since.saturating_add(pool.parameters.scale_up_interval) <= now;
-        if self.burst_at.is_none_or(over) {
-            self.burst = pool.parameters.scale_up_burst.max(staying);
-            self.burst_at = Some(now);
+        if self.ceiling_at.is_none_or(over) {
+            self.ceiling = staying.saturating_add(pool.parameters.scale_up_burst.max(staying));
+            self.ceiling_at = Some(now);
         }
-        self.burst
+        self.ceiling
     }
 }
 
@@ -216,18 +216,18 @@ impl Draft<'_> {
         let staying = self.balance.staying();
         let missing = self.want.saturating_sub(staying);
         let mut limits = Limits { asks: missing, limit: self.limit.take() };
-        if missing > 0 {
-            let room = self.pool.maximum.saturating_sub(staying + self.balance.draining);
-            limits.at_most(room, || Limit::Maximum(self.pool.maximum));
-            // The minimum is the user's word: it is created at once.
-            let urgent = self.low.saturating_sub(staying);
-            limits.at_most(urgent.max(state.burst(now, self.pool, staying)), || Limit::Rate);
-        }
         if let Some(shut) = shut {
             limits.at_most(0, || shut);
         }
         if let Some(Leave { most, by, message, paused, until }) = state.trouble.leave(now, self.pool) {
             limits.at_most(most, || Limit::Trouble { by, message, paused, until });
+        }
+        let room = self.pool.maximum.saturating_sub(staying + self.balance.draining);
+        limits.at_most(room, || Limit::Maximum(self.pool.maximum));
+        if missing > 0 {
+            // The minimum is the user's word: it is created at once.
+            let ceiling = state.ceiling(now, self.pool, staying).max(self.low);
+            limits.at_most(ceiling.saturating_sub(staying), || Limit::Rate);
         }
         Limits { asks: self.asks, limit: self.limit } = limits;
     }

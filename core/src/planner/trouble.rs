@@ -125,6 +125,8 @@ struct Spell {
     until: Micros,
     /// How many workers asked for since the strike there may be at once.
     allowance: u32,
+    /// A plan was made since the strike.
+    planned: bool,
 }
 
 /// How many workers a pool in trouble may create.
@@ -156,7 +158,7 @@ impl Trouble {
 
     fn strike(&mut self, now: Micros, asked_at: Micros, by: Obstacle, message: &str) {
         let before = self.spell.as_ref().map_or(0, |spell| spell.strikes);
-        if self.spell.as_ref().is_some_and(|spell| asked_at <= spell.struck_at && by == spell.by) {
+        if self.spell.as_ref().is_some_and(|spell| spell.by == by && (asked_at < spell.struck_at || !spell.planned)) {
             return;
         }
         let strikes = before.saturating_add(1);
@@ -165,13 +167,13 @@ impl Trouble {
             end -= 1;
         }
         let message = message[..end].to_owned();
-        self.spell = Some(Spell { by, message, strikes, struck_at: now, until: now + by.wait(strikes), allowance: 1 });
+        self.spell = Some(Spell { by, message, strikes, struck_at: now, until: now + by.wait(strikes), allowance: 1, planned: false });
     }
 
     /// A worker asked for since the strike came further than the obstacle lets them.
     fn helped(&mut self, asked_at: Micros, ends: impl Fn(Obstacle) -> bool) {
         let Some(spell) = &mut self.spell else { return };
-        if asked_at <= spell.struck_at || !ends(spell.by) {
+        if asked_at < spell.struck_at || !spell.planned || !ends(spell.by) {
             return;
         }
         spell.allowance = spell.allowance.saturating_mul(2);
@@ -187,8 +189,9 @@ impl Trouble {
 
     /// How many workers may be created now; nothing when nothing stands in the way.
     pub(super) fn leave(&mut self, now: Micros, pool: &Pool) -> Option<Leave> {
-        let spell = self.spell.as_ref()?;
-        let since = pool.workers.iter().filter(|worker| worker.asked_at > spell.struck_at);
+        let spell = self.spell.as_mut()?;
+        spell.planned = true;
+        let since = pool.workers.iter().filter(|worker| worker.asked_at >= spell.struck_at);
         let lives = |phase: &Phase| matches!(phase, Phase::Ready { registered_at, .. } if *registered_at + HEALTHY_AFTER <= now);
         if since.clone().any(|worker| lives(&worker.phase)) {
             self.spell = None;
@@ -269,8 +272,8 @@ mod tests {
         let crash = |asked_at| PoolEvent::Died { asked_at, lived: 0, message: "exit 1".to_owned() };
         trouble.observe(100, &crash(1));
         assert_eq!(trouble.leave(100, &pool(vec![])).unwrap().most, 1);
-        trouble.observe(200, &PoolEvent::Started { asked_at: 101 });
-        trouble.observe(201, &crash(101));
+        trouble.observe(200, &PoolEvent::Started { asked_at: 100 });
+        trouble.observe(201, &crash(100));
         let leave = trouble.leave(201, &pool(vec![])).unwrap();
         assert_eq!((leave.until, leave.message.as_str()), (Some(201 + SECOND), "exit 1"));
         let ready = Phase::Ready { registered_at: 300, idle_since: None, running: vec![], only_bytes: 0 };

@@ -1,14 +1,11 @@
 //! Two mistakes that were made once: the scenarios' check must see them.
 
-use crate::fixture::{Scenario, scenarios};
+use crate::fixture::scenarios;
 use crate::policy::{Planned, without_running_evidence};
-use crate::scenarios::{reference, sum, worse_than_reference};
+use crate::scenarios::{Bench, sum};
 use crate::world::{Actions, Policy, SLOTS, World};
+use scalable_core::planner::{Group, Phase, Pool};
 use std::collections::VecDeque;
-
-fn scenario(name: &str) -> Scenario {
-    scenarios().into_iter().find(|scenario| scenario.name.starts_with(name)).unwrap()
-}
 
 /// The first mistake: one mean over all groups, and as many workers as the work that is there takes within the target duration.
 struct GlobalMean {
@@ -33,22 +30,39 @@ impl Policy for GlobalMean {
     }
 }
 
+/// A planner with one more mistake of the kind: it is shown all groups as one.
+fn all_groups_as_one(_: u64, pool: &mut Pool) {
+    let queued = pool.groups.iter().map(|group| group.queued).sum();
+    let measured: Vec<u64> = pool.groups.iter().filter_map(|group| group.measured).collect();
+    let mean = measured.iter().sum::<u64>().checked_div(measured.len() as u64);
+    pool.groups = vec![Group { slots: SLOTS as u32, queued, measured: mean, ..Group::default() }];
+    for worker in &mut pool.workers {
+        if let Phase::Ready { running, .. } = &mut worker.phase {
+            running.iter_mut().for_each(|attempt| attempt.group = 0);
+        }
+    }
+}
+
+/// The check refuses the wrong policy and takes the planner.
+fn check(scenario: &str, wrong: impl FnMut() -> Box<dyn Policy>) {
+    let bench = Bench::new(scenarios().into_iter().find(|known| known.name.starts_with(scenario)).unwrap());
+    let wrong = bench.complaints(&sum(&bench.scenario, wrong));
+    assert!(wrong.iter().any(|complaint| complaint.contains("makespan")), "the mistake is not seen: {wrong:?}");
+    let right = bench.complaints(&sum(&bench.scenario, || Box::new(Planned::new())));
+    assert!(right.is_empty(), "{right:?}");
+}
+
 #[test]
 fn one_mean_for_all_groups_is_seen() {
-    let scenario = scenario("bimodal");
-    let reference = reference(&scenario);
-    let wrong = sum(&scenario, || Box::new(GlobalMean { wanted: VecDeque::new() }));
-    assert!(worse_than_reference(&wrong, &reference).is_some(), "{wrong:?} beside {reference:?}");
-    let right = sum(&scenario, || Box::new(Planned::new()));
-    assert_eq!(worse_than_reference(&right, &reference), None);
+    check("bimodal", || Box::new(GlobalMean { wanted: VecDeque::new() }));
+}
+
+#[test]
+fn groups_that_are_not_told_apart_are_seen() {
+    check("bimodal", || Box::new(Planned::shown(all_groups_as_one)));
 }
 
 #[test]
 fn work_that_still_runs_not_counting_as_evidence_is_seen() {
-    let scenario = scenario("burst 200 x ~40min");
-    let reference = reference(&scenario);
-    let wrong = sum(&scenario, || Box::new(Planned::shown(without_running_evidence)));
-    assert!(worse_than_reference(&wrong, &reference).is_some(), "{wrong:?} beside {reference:?}");
-    let right = sum(&scenario, || Box::new(Planned::new()));
-    assert_eq!(worse_than_reference(&right, &reference), None);
+    check("burst 200 x ~40min", || Box::new(Planned::shown(without_running_evidence)));
 }

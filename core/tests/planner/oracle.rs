@@ -11,14 +11,17 @@ impl Policy for Oracle {
     fn decide(&mut self, world: &World) -> Actions {
         let (now, ahead) = (world.now, world.next_start());
         let most = (world.setting.maximum as usize).min(world.setting.room);
+        let idle = |id: &u64| world.workers[id].ready && world.workers[id].executing.is_empty();
+        if world.workers.len() >= most && !world.workers.keys().any(idle) {
+            return Actions::default();
+        }
         // Slots by the time at which they are free; those of idle workers have been free longest, so that they are taken last.
         let mut free: BTreeSet<(u64, u64, usize)> = BTreeSet::new();
         for (id, worker) in &world.workers {
-            let idle = worker.ready && worker.executing.is_empty();
             for slot in 0..SLOTS {
                 let at = match worker.executing.get(slot) {
                     Some(executing) => executing.ends().max(now),
-                    None if idle => 0,
+                    None if idle(id) => 0,
                     None if worker.ready => now,
                     None => worker.ready_at,
                 };
@@ -46,7 +49,6 @@ impl Policy for Oracle {
             free.insert((at.max(from) + task.lasts, id, slot));
             needed.insert(id);
         }
-        let idle = |id: &u64| world.workers[id].ready && world.workers[id].executing.is_empty();
         let remove = world.workers.keys().filter(|id| create == 0 && idle(id) && !needed.contains(id));
         Actions { create: create as u32, remove: remove.copied().collect() }
     }

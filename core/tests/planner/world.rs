@@ -24,13 +24,15 @@ pub struct Setting {
     pub minimum: u32,
     pub maximum: u32,
     pub room: usize,
+    /// Creations beyond this many workers are refused.
+    pub quota: usize,
     pub parameters: Parameters,
     pub placement: Placement,
 }
 
 impl Setting {
     pub fn reference(room: usize) -> Self {
-        Setting { minimum: 0, maximum: 200, room, parameters: Parameters::DEFAULT, placement: Placement::Oldest }
+        Setting { minimum: 0, maximum: 200, room, quota: usize::MAX, parameters: Parameters::DEFAULT, placement: Placement::Oldest }
     }
 }
 
@@ -70,6 +72,8 @@ pub trait Policy {
     fn decide(&mut self, world: &World) -> Actions;
     /// A worker registered that had been asked for at `asked`.
     fn registered(&mut self, _now: u64, _asked: u64) {}
+    /// The platform took or refused the creation of a worker that was asked for now.
+    fn answered(&mut self, _now: u64, _accepted: bool) {}
 }
 
 /// What came out.
@@ -86,6 +90,10 @@ pub struct Outcome {
     pub events: u64,
     /// Changes between creating and removing.
     pub flips: u64,
+    /// Creations that were refused.
+    pub refused: u64,
+    /// When workers were last created or removed, in milliseconds.
+    pub last_event: u64,
     /// The most workers there were.
     pub most: usize,
 }
@@ -128,7 +136,7 @@ impl World {
 
     /// Runs until every task is over and every worker above the minimum is gone.
     pub fn run(mut self, policy: &mut dyn Policy) -> Outcome {
-        while self.done < self.total {
+        while !self.over() {
             self.step(policy);
             assert!(self.now < 60_000_000, "{} of {} tasks are over", self.done, self.total);
         }
@@ -147,6 +155,18 @@ impl World {
     }
 
     fn step(&mut self, policy: &mut dyn Policy) {
+        self.advance(policy);
+        let actions = policy.decide(self);
+        self.apply(&actions, policy);
+    }
+
+    /// Whether every task is over.
+    pub fn over(&self) -> bool {
+        self.done == self.total
+    }
+
+    /// What happens in a second before anybody decides.
+    pub fn advance(&mut self, policy: &mut dyn Policy) {
         while self.arrivals.front().is_some_and(|task| task.arrives <= self.now) {
             self.queue.extend(self.arrivals.pop_front());
         }
@@ -154,12 +174,6 @@ impl World {
         self.advance_starts(policy);
         self.finish_and_place();
         self.outcome.worker_seconds += self.workers.values().filter(|worker| worker.ready).count() as u64;
-        let actions = policy.decide(self);
-        self.apply(&actions);
-        self.outcome.most = self.outcome.most.max(self.workers.len());
-        let low = if self.needed { self.setting.minimum as usize } else { 0 };
-        assert!(self.workers.len() >= low && self.workers.len() <= self.setting.maximum as usize, "{} workers", self.workers.len());
-        self.now += 1000;
     }
 
     fn advance_starts(&mut self, policy: &mut dyn Policy) {
@@ -209,9 +223,12 @@ impl World {
         }
     }
 
-    fn apply(&mut self, actions: &Actions) {
+    /// Carries out what was decided and ends the second.
+    pub fn apply(&mut self, actions: &Actions, policy: &mut dyn Policy) {
+        let now = self.now;
         let mut turn = |growing: bool| {
             self.outcome.events += 1;
+            self.outcome.last_event = now;
             self.outcome.flips += u64::from(self.growing.is_some_and(|before| before != growing));
             self.growing = Some(growing);
         };
@@ -230,6 +247,12 @@ impl World {
             }
         }
         for _ in 0..actions.create {
+            let accepted = self.workers.len() < self.setting.quota;
+            policy.answered(now, accepted);
+            if !accepted {
+                self.outcome.refused += 1;
+                continue;
+            }
             let ready_at = self.now + self.next_start();
             self.created += 1;
             let (asked, executing) = (self.now, Vec::new());
@@ -238,6 +261,11 @@ impl World {
             self.workers.insert(self.created, worker);
         }
         self.outcome.created = self.created;
+        self.outcome.most = self.outcome.most.max(self.workers.len());
+        let low = if self.needed { self.setting.minimum as usize } else { 0 };
+        let count = self.workers.len();
+        assert!(count >= low.min(self.setting.quota) && count <= self.setting.maximum as usize, "{count} workers");
+        self.now += 1000;
     }
 
     /// The pool as the planner is shown it.
