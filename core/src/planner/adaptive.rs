@@ -12,7 +12,8 @@ use super::window::Window;
 use crate::ids::{Micros, SECOND};
 use std::collections::BTreeMap;
 
-/// What to do now. Applying it and planning again at the same time with the workers as they then are changes nothing.
+/// What to do now. Applying it and planning again at the same time with the workers as they then are changes nothing, but that
+/// another pool may take what workers given up leave of the limit over all pools.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScalePlan {
     /// One for each pool of the snapshot, in its order.
@@ -63,7 +64,7 @@ struct State {
     wanted: Window,
     trouble: Trouble,
     gate: Gate,
-    /// The pool has been needed: its minimum holds.
+    /// The pool has been needed, or workers of an earlier planner were found: its minimum holds.
     needed: bool,
     /// Up to so many workers, ready or starting, in the interval that began then. Not a number of creations: what was refused or
     /// lost meanwhile is made up for at once.
@@ -101,8 +102,8 @@ impl Planner {
     pub fn observe(&mut self, now: Micros, pool: &str, event: &PoolEvent) {
         self.now = self.now.max(now);
         let Some(state) = self.pools.get_mut(pool) else { return };
-        if let PoolEvent::Started { asked_at } = event {
-            state.starts.push(self.now.saturating_sub(*asked_at));
+        if let PoolEvent::Started { took, .. } = event {
+            state.starts.push(*took);
         }
         state.trouble.observe(self.now, event);
     }
@@ -337,13 +338,12 @@ fn share_out(now: Micros, max_total: Option<u32>, drafts: &mut [Draft<'_>]) {
         return;
     };
     let staying: u64 = drafts.iter().map(|draft| u64::from(draft.balance.staying())).sum();
-    let leaving: u64 = drafts.iter().map(|draft| u64::from(draft.balance.draining + draft.balance.staying() - draft.left())).sum();
+    let leaving: u64 =
+        drafts.iter().map(|draft| u64::from(draft.balance.draining + draft.balance.staying() - draft.left())).sum();
     let draining: u64 = drafts.iter().map(|draft| u64::from(draft.balance.draining)).sum();
     let room = u64::from(total).saturating_sub(staying + draining);
-    let claims: Vec<Claim> = drafts
-        .iter()
-        .map(|draft| Claim { has: draft.balance.staying(), asks: draft.asks, low: draft.low })
-        .collect();
+    let claims: Vec<Claim> =
+        drafts.iter().map(|draft| Claim { has: draft.balance.staying(), asks: draft.asks, low: draft.low }).collect();
     let given = divide(room, &claims);
     // What each would have if nobody had anything yet; a pool that cannot get more at present claims no more than it has.
     let ideal: Vec<Claim> = drafts

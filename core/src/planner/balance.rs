@@ -35,11 +35,21 @@ impl Balance {
         let window = start.saturating_add(pool.parameters.target_duration);
         let mut balance = Balance { window, ..Balance::default() };
         let mut queue = balance.count_work(pool, start, estimates);
+        let least = queue.keys().next().copied().unwrap_or(u64::MAX);
+        let mut free = Vec::with_capacity(pool.workers.len());
         let offers: Vec<u128> = pool
             .workers
             .iter()
-            .map(|worker| balance.offer(pool, worker, now, start, estimates, &mut queue))
+            .map(|worker| {
+                let offer = balance.offer(pool, worker, now, start, estimates);
+                free.push(offer.free);
+                let free = if offer.free >= least { u128::from(offer.free) * u128::from(offer.free_for) } else { 0 };
+                offer.of_running + free
+            })
             .collect();
+        // The tightest first, whatever the order of the workers.
+        free.sort_unstable();
+        free.into_iter().for_each(|free| place(&mut queue, free));
         balance.supply = offers.iter().sum();
         if balance.demand > balance.supply {
             let whole = u128::from(WHOLE);
@@ -84,51 +94,48 @@ impl Balance {
         queue
     }
 
-    /// Counts a worker; answers with what it can do within the window. What it has free counts only where something of the
-    /// queue fits in, and is taken off the queue: more workers than tasks help nobody.
-    fn offer(
-        &mut self,
-        pool: &Pool,
-        worker: &Worker,
-        now: Micros,
-        start: Micros,
-        estimates: &Estimates,
-        queue: &mut BTreeMap<u64, u64>,
-    ) -> u128 {
+    /// Counts a worker; answers with what it can do within the window. More workers than there are tasks help nobody, therefore
+    /// what it has free is told apart: it counts only where something of the queue fits in, and is taken off the queue.
+    fn offer(&mut self, pool: &Pool, worker: &Worker, now: Micros, start: Micros, estimates: &Estimates) -> Offer {
         match &worker.phase {
             Phase::Draining => {
                 self.draining += 1;
-                0
+                Offer::default()
             }
             Phase::Starting { blocked } => {
                 self.starting += 1;
                 if blocked.is_some() {
                     self.blocked += 1;
-                    return 0;
+                    return Offer::default();
                 }
-                place(queue, WHOLE);
-                let ahead = self.window.saturating_sub(start_left(start, now.saturating_sub(worker.asked_at)));
-                u128::from(WHOLE) * u128::from(ahead)
+                let left = start_left(start, now.saturating_sub(worker.asked_at));
+                Offer { free: WHOLE, free_for: self.window.saturating_sub(left), of_running: 0 }
             }
             Phase::Ready { idle_since, running, .. } => {
                 self.ready += 1;
                 self.idle += u32::from(idle_since.is_some());
-                let (mut used, mut offer) = (0, 0);
+                let (mut used, mut of_running) = (0, 0);
                 for attempt in running {
                     let share = pool.groups.get(attempt.group as usize).map_or(WHOLE, |group| group.share());
                     used += share;
                     let ahead = self.window.saturating_sub(estimates.remaining(attempt, now));
-                    offer += u128::from(share) * u128::from(ahead);
+                    of_running += u128::from(share) * u128::from(ahead);
                 }
-                let free = WHOLE.saturating_sub(used);
-                if queue.keys().next().is_some_and(|least| *least <= free) {
-                    offer += u128::from(free) * u128::from(self.window);
-                }
-                place(queue, free);
-                offer
+                Offer { free: WHOLE.saturating_sub(used), free_for: self.window, of_running }
             }
         }
     }
+}
+
+/// What a worker can do within the window.
+#[derive(Default)]
+struct Offer {
+    /// Parts of it that are free, or will be when it has started.
+    free: u64,
+    /// For how long.
+    free_for: Micros,
+    /// Part-micros of what is left of the window once the attempts that execute are over.
+    of_running: u128,
 }
 
 /// How long a start still takes at `age`. One that is late is taken to need a moment more; one that took more than twice as long
@@ -137,7 +144,7 @@ fn start_left(start: Micros, age: Micros) -> Micros {
     start.saturating_sub(age).max(start / 12).max(age.saturating_sub(start.saturating_mul(2)))
 }
 
-/// Takes what fits into `free` off the queue, largest first. The entry of a share stays when its count is 0.
+/// Takes what fits into `free` off the queue, largest first.
 fn place(queue: &mut BTreeMap<u64, u64>, mut free: u64) {
     for (share, count) in queue.iter_mut().rev() {
         let fits = (*count).min(free / share);

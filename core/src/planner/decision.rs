@@ -96,7 +96,8 @@ impl Decision {
 
 /// The sentence of a decision.
 pub(super) fn reason(decision: &Decision, low: u32) -> String {
-    let Figures { want, want_recently, ready, idle, starting, blocked, queued, soon, demand_ms, supply_ms, window, .. } = decision.figures;
+    let Figures { want, want_recently, ready, idle, starting, blocked, queued, soon, demand_ms, supply_ms, window, .. } =
+        decision.figures;
     let window_s = window / SECOND;
     let balance = || {
         let coming = if soon > 0 { format!(" and {soon} soon") } else { String::new() };
@@ -126,13 +127,18 @@ pub(super) fn reason(decision: &Decision, low: u32) -> String {
         parts.push(format!("creates {}: {why}{}", decision.create, limited()));
     }
     if decision.give_way > 0 {
-        parts.push(format!("lets {} busy workers leave when they are done: another pool has less than its share", decision.give_way));
+        parts.push(format!(
+            "lets {} busy workers leave when they are done: another pool has less than its share",
+            decision.give_way
+        ));
     }
     if decision.cancel + decision.drain > 0 {
         let what = match (decision.cancel, decision.drain) {
             (cancel, 0) => format!("gives up {cancel} of {starting} starting workers"),
             (0, drain) => format!("lets {drain} of {idle} idle workers go"),
-            (cancel, drain) => format!("gives up {cancel} of {starting} starting workers and lets {drain} of {idle} idle ones go"),
+            (cancel, drain) => {
+                format!("gives up {cancel} of {starting} starting workers and lets {drain} of {idle} idle ones go")
+            }
         };
         let why = if staying > want_recently {
             format!("no more than {want_recently} were wanted lately")
@@ -157,7 +163,9 @@ pub(super) fn reason(decision: &Decision, low: u32) -> String {
         };
     }
     if staying > want {
-        return format!("keeps {staying} although {want} would do: they may be wanted again, or some have not been idle for long");
+        return format!(
+            "keeps {staying} although {want} would do: they may be wanted again, or some have not been idle for long"
+        );
     }
     if queued > 0 { format!("keeps {staying}: {}", balance()) } else { format!("keeps {staying}: nothing is queued") }
 }

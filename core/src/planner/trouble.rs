@@ -88,6 +88,8 @@ pub enum PoolEvent {
     Started {
         /// When it was asked for.
         asked_at: Micros,
+        /// How long its start took. Waiting for room in the cluster is no part of it where the platform tells them apart.
+        took: Micros,
     },
     /// A worker was refused, or ended before it registered. One that the planner gave up is not reported.
     Failed {
@@ -147,7 +149,7 @@ impl Trouble {
     pub(super) fn observe(&mut self, now: Micros, event: &PoolEvent) {
         match event {
             PoolEvent::Accepted { asked_at } => self.helped(*asked_at, |by| by.ends_with_acceptance()),
-            PoolEvent::Started { asked_at } => self.helped(*asked_at, |_| true),
+            PoolEvent::Started { asked_at, .. } => self.helped(*asked_at, |_| true),
             PoolEvent::Failed { asked_at, by, message } => self.strike(now, *asked_at, *by, message),
             PoolEvent::Died { asked_at, lived, message } if *lived < HEALTHY_AFTER => {
                 self.strike(now, *asked_at, Obstacle::Crash, message);
@@ -167,7 +169,8 @@ impl Trouble {
             end -= 1;
         }
         let message = message[..end].to_owned();
-        self.spell = Some(Spell { by, message, strikes, struck_at: now, until: now + by.wait(strikes), allowance: 1, planned: false });
+        self.spell =
+            Some(Spell { by, message, strikes, struck_at: now, until: now + by.wait(strikes), allowance: 1, planned: false });
     }
 
     /// A worker asked for since the strike came further than the obstacle lets them.
@@ -272,7 +275,7 @@ mod tests {
         let crash = |asked_at| PoolEvent::Died { asked_at, lived: 0, message: "exit 1".to_owned() };
         trouble.observe(100, &crash(1));
         assert_eq!(trouble.leave(100, &pool(vec![])).unwrap().most, 1);
-        trouble.observe(200, &PoolEvent::Started { asked_at: 100 });
+        trouble.observe(200, &PoolEvent::Started { asked_at: 100, took: 100 });
         trouble.observe(201, &crash(100));
         let leave = trouble.leave(201, &pool(vec![])).unwrap();
         assert_eq!((leave.until, leave.message.as_str()), (Some(201 + SECOND), "exit 1"));

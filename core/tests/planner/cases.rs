@@ -125,6 +125,34 @@ fn the_minimum_starts_with_the_first_task_or_a_start_before_it_and_stays() {
 }
 
 #[test]
+fn work_that_is_nearly_ready_has_its_workers_started_before() {
+    let mut pool = pool("p", 0, 100);
+    // Ready in 30 s, so that 90 s of the window are left: 40 x 90 s / (4 x 60 s).
+    pool.groups = vec![Group { soon: 40, soon_in: 30 * SECOND, ..group(4, 0, 600) }];
+    assert_eq!(first(&pool).create, 10, "15 for the time, 10 for the tasks");
+    pool.workers = (0..10).map(|key| idle(key, 0)).collect();
+    assert_eq!(first(&pool).drain, vec![], "and idle ones wait for it");
+    pool.groups[0].soon_in = 61 * SECOND;
+    assert_eq!(keys(&first(&pool)).len(), 10, "what lies further ahead than a start does not keep them");
+}
+
+#[test]
+fn a_start_takes_as_long_as_the_latest_did() {
+    let mut pool = pool("p", 0, 100);
+    let mut planner = Planner::default();
+    assert_eq!(plan(&mut planner, T0, &pool).decision.figures.start, 60 * SECOND);
+    for took in [2, 90, 3] {
+        planner.observe(T0, "p", &PoolEvent::Started { asked_at: T0 - 90 * SECOND, took: took * SECOND });
+    }
+    let figures = plan(&mut planner, T0, &pool).decision.figures;
+    assert_eq!((figures.start, figures.window), (3 * SECOND, 63 * SECOND));
+    // One that is late by more than twice that fades out of what is counted on: 63 s - (60 - 2 x 3) s.
+    pool.groups = vec![group(1, 1, 600)];
+    pool.workers = vec![starting(1, T0 - 60 * SECOND)];
+    assert_eq!(plan(&mut planner, T0, &pool).decision.figures.supply_ms, 9_000);
+}
+
+#[test]
 fn idle_workers_go_after_the_delay_and_down_to_zero() {
     let mut pool = pool("p", 0, 10);
     pool.groups = vec![group(1, 0, 10)];
@@ -320,10 +348,7 @@ fn a_pool_with_more_than_its_share_gives_way_idle_before_busy() {
     a.groups[0].measured = Some(2000 * SECOND);
     let plans = both(&a, &b);
     assert_eq!((plans[0].drain.len(), plans[0].give_way.as_slice()), (0, [WorkerKey(8)].as_slice()), "the one done first");
-    assert_eq!(
-        plans[0].decision.reason,
-        "lets 1 busy workers leave when they are done: another pool has less than its share"
-    );
+    assert_eq!(plans[0].decision.reason, "lets 1 busy workers leave when they are done: another pool has less than its share");
     a.workers[8].phase = Phase::Draining;
     let plans = both(&a, &b);
     assert_eq!((plans[0].give_way.len(), plans[1].create), (0, 0), "one is on its way out, that is enough");

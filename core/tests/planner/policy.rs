@@ -31,7 +31,7 @@ impl Policy for Planned {
     }
 
     fn registered(&mut self, now: u64, asked: u64) {
-        self.planner.observe(now * 1000, "pool", &PoolEvent::Started { asked_at: asked * 1000 });
+        self.planner.observe(now * 1000, "pool", &PoolEvent::Started { asked_at: asked * 1000, took: (now - asked) * 1000 });
     }
 
     fn answered(&mut self, now: u64, accepted: bool) {

@@ -32,7 +32,14 @@ pub struct Setting {
 
 impl Setting {
     pub fn reference(room: usize) -> Self {
-        Setting { minimum: 0, maximum: 200, room, quota: usize::MAX, parameters: Parameters::DEFAULT, placement: Placement::Oldest }
+        Setting {
+            minimum: 0,
+            maximum: 200,
+            room,
+            quota: usize::MAX,
+            parameters: Parameters::DEFAULT,
+            placement: Placement::Oldest,
+        }
     }
 }
 
@@ -138,7 +145,7 @@ impl World {
     pub fn run(mut self, policy: &mut dyn Policy) -> Outcome {
         while !self.over() {
             self.step(policy);
-            assert!(self.now < 60_000_000, "{} of {} tasks are over", self.done, self.total);
+            assert!(self.now < 200_000_000, "{} of {} tasks are over", self.done, self.total);
         }
         self.outcome.makespan = self.now / 1000;
         let end = self.now;
@@ -256,8 +263,7 @@ impl World {
             let ready_at = self.now + self.next_start();
             self.created += 1;
             let (asked, executing) = (self.now, Vec::new());
-            let worker =
-                Simulated { asked, ready_at, ready: false, roomless: None, registered: 0, idle_since: None, executing };
+            let worker = Simulated { asked, ready_at, ready: false, roomless: None, registered: 0, idle_since: None, executing };
             self.workers.insert(self.created, worker);
         }
         self.outcome.created = self.created;
