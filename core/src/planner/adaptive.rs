@@ -350,7 +350,8 @@ fn share_out(now: Micros, max_total: Option<u32>, drafts: &mut [Draft<'_>]) {
         .iter()
         .map(|draft| {
             let reachable = draft.balance.staying() + draft.asks;
-            Claim { has: 0, asks: draft.want.max(draft.low).min(reachable), low: draft.low }
+            // Those on their way out still count as the pool's: else it would seem to need less with each one that gives way.
+            Claim { has: 0, asks: draft.want.max(draft.low).min(reachable) + draft.balance.draining, low: draft.low }
         })
         .collect();
     let share = divide(u64::from(total), &ideal);
@@ -359,7 +360,9 @@ fn share_out(now: Micros, max_total: Option<u32>, drafts: &mut [Draft<'_>]) {
         draft.create = given[at];
         if given[at] < claims[at].asks {
             draft.limit = Some(Limit::MaxTotal(total));
-            short += u64::from(share[at].saturating_sub(claims[at].has + given[at]).min(claims[at].asks - given[at]));
+            short += u64::from(
+                share[at].saturating_sub(claims[at].has + draft.balance.draining + given[at]).min(claims[at].asks - given[at]),
+            );
         }
     }
     let mut short = u32::try_from(short.saturating_sub(leaving)).unwrap_or(u32::MAX);

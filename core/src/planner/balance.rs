@@ -35,7 +35,8 @@ impl Balance {
         let window = start.saturating_add(pool.parameters.target_duration);
         let mut balance = Balance { window, ..Balance::default() };
         let mut queue = balance.count_work(pool, start, estimates);
-        let least = queue.keys().next().copied().unwrap_or(u64::MAX);
+        // A gap too small for the largest tasks is no help to them, and the small ones that fit in it are not queued for long.
+        let largest = queue.keys().next_back().copied().unwrap_or(u64::MAX);
         let mut free = Vec::with_capacity(pool.workers.len());
         let offers: Vec<u128> = pool
             .workers
@@ -43,7 +44,7 @@ impl Balance {
             .map(|worker| {
                 let offer = balance.offer(pool, worker, now, start, estimates);
                 free.push(offer.free);
-                let free = if offer.free >= least { u128::from(offer.free) * u128::from(offer.free_for) } else { 0 };
+                let free = if offer.free >= largest { u128::from(offer.free) * u128::from(offer.free_for) } else { 0 };
                 offer.of_running + free
             })
             .collect();
@@ -84,9 +85,8 @@ impl Balance {
                 continue;
             }
             let duration = estimates.duration(at);
-            let within = |time: Micros| u128::from(duration.min(time)) * u128::from(group.share());
-            self.demand += u128::from(queued) * within(self.window);
-            self.demand += u128::from(soon) * within(self.window.saturating_sub(group.soon_in));
+            // What is soon ready counts in full: those who will do it may have nothing to do until then.
+            self.demand += u128::from(queued + soon) * u128::from(duration.min(self.window)) * u128::from(group.share());
             self.queued += queued;
             self.soon += soon;
             *queue.entry(group.share()).or_insert(0) += queued + soon;
@@ -95,7 +95,7 @@ impl Balance {
     }
 
     /// Counts a worker; answers with what it can do within the window. More workers than there are tasks help nobody, therefore
-    /// what it has free is told apart: it counts only where something of the queue fits in, and is taken off the queue.
+    /// what it has free is told apart: it counts only where any task of the queue fits in, and is taken off the queue.
     fn offer(&mut self, pool: &Pool, worker: &Worker, now: Micros, start: Micros, estimates: &Estimates) -> Offer {
         match &worker.phase {
             Phase::Draining => {
