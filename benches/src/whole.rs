@@ -35,7 +35,11 @@ pub struct Whole {
 impl Whole {
     /// Builds the two programs like this one and starts them. `worker_arguments` come on top of two cpus.
     pub fn start(worker_arguments: &[&str]) -> Result<Self> {
-        let programs = build()?;
+        Self::with(&build()?, worker_arguments)
+    }
+
+    /// Starts the two programs that lie in `programs`.
+    pub fn with(programs: &Path, worker_arguments: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let token_file = directory.path().join("token");
         let token = "0123456789abcdef".repeat(4);
@@ -122,15 +126,15 @@ impl Drop for Whole {
     }
 }
 
-/// Builds both programs in this program's profile, and says where they lie.
-fn build() -> Result<PathBuf> {
+/// Builds the programs in this program's profile, and says where they lie.
+pub fn build() -> Result<PathBuf> {
     let here = std::env::current_exe()?.parent().context("this program lies in a directory")?.to_owned();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "-p", "scalable-scheduler", "-p", "scalable-worker"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.args(["build", "--quiet", "-p", "scalable-scheduler", "-p", "scalable-worker", "-p", "scalable-cli"]).current_dir(env!("CARGO_MANIFEST_DIR"));
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    ensure!(cargo.status().context("start cargo")?.success(), "scalable-scheduler and scalable-worker could not be built");
+    ensure!(cargo.status().context("start cargo")?.success(), "scalable, scalable-scheduler and scalable-worker could not be built");
     Ok(here)
 }
 
