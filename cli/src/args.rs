@@ -127,6 +127,12 @@ pub struct RunArgs {
     /// A manifest without tasks: end after so much time without work, for example 30m
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = parse_duration)]
     pub idle_ttl: std::time::Duration,
+    /// Start the target's cluster and run COMMAND, which drives it, instead of the manifest's tasks
+    #[arg(long, requires = "command", conflicts_with_all = ["detach", "stub", "dry_run"])]
+    pub workflow: bool,
+    /// The driver: finds SCALABLE_ADDRESS, SCALABLE_TOKEN_FILE, SCALABLE_TARGET and SCALABLE_RUN in its environment
+    #[arg(last = true, requires = "workflow", value_name = "COMMAND")]
+    pub command: Vec<std::ffi::OsString>,
 }
 
 /// How a run is carried out.

@@ -1,6 +1,7 @@
 //! Carrying a run out: its directory, its scheduler, the submit, watching, and taking everything down again. Used by `run` and
 //! `retry`.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,10 +9,11 @@ use scalable::Client;
 use scalable_provider::Launcher;
 
 use crate::args::HowArgs;
-use crate::cluster;
+use crate::cluster::{self, Cluster};
 use crate::commands::Context;
 use crate::commands::run::finish_watching;
 use crate::connect::{self, Place, block_on};
+use crate::driver;
 use crate::drive::{End, Ended, Watched, drive};
 use crate::exit::{CommandResult, Failure, code};
 use crate::interrupt::Signals;
@@ -33,6 +35,8 @@ pub struct Job<'a> {
     pub idle_ttl: Duration,
     /// What the run is beyond its manifest.
     pub wanted: Wanted,
+    /// A command that drives the cluster instead of the manifest's tasks.
+    pub driver: Option<&'a [OsString]>,
 }
 
 /// What the options of `run` and `retry` say.
@@ -79,7 +83,11 @@ fn prepare_and_go(
     record: &mut RunRecord,
 ) -> CommandResult {
     directory.write_record(record)?;
-    let submission = job.workflow.submission(context.ui, directory, &job.wanted)?;
+    let mut submission = job.workflow.submission(context.ui, directory, &job.wanted)?;
+    if job.driver.is_some() && !submission.spec.groups.is_empty() {
+        context.ui.say("the command drives this run: the manifest's tasks are not run");
+        submission.spec.groups.clear();
+    }
     record.groups = Workflow::groups(&submission);
     job.workflow.write_files(directory, &submission)?;
     match place {
@@ -101,6 +109,10 @@ async fn with_scheduler(
     directory: &RunDirectory,
     submission: Submission,
 ) -> CommandResult {
+    if job.driver.is_some() {
+        return Err(Failure::usage("--workflow starts a cluster of its own, and --address (or SCALABLE_ADDRESS) names another")
+            .help("give one of the two; a driver of a cluster that runs already needs no `scalable run`"));
+    }
     if submission.spec.groups.is_empty() {
         return Err(Failure::usage(
             "the manifest has no tasks, and --address names a scheduler that runs already: nothing is to be done",
@@ -133,7 +145,8 @@ fn with_local(
         token_file: token_file.clone(),
         workers: job.workflow.local_workers()?,
         detached: job.how.detach,
-        idle_ttl: submission.spec.groups.is_empty().then_some(job.idle_ttl),
+        // A driver's cluster ends with the driver, however long that computes by itself.
+        idle_ttl: (submission.spec.groups.is_empty() && job.driver.is_none()).then_some(job.idle_ttl),
     };
     launcher.preflight()?;
     block_on(async {
@@ -157,7 +170,13 @@ fn with_local(
                 scheduler.detach()?;
                 detached(context, directory)
             }
-            None => cluster::serve(context, directory, record, client, scheduler, &mut signals, job.idle_ttl).await,
+            None => {
+                let cluster = Cluster { context, directory, record, client, scheduler };
+                match job.driver {
+                    Some(driver) => driver::run(cluster, &mut signals, &job.workflow.target(), driver).await,
+                    None => cluster::serve(cluster, &mut signals, job.idle_ttl).await,
+                }
+            }
             Some(()) => watch(context, directory, &client, scheduler, &mut signals).await,
         }
     })

@@ -24,16 +24,56 @@ enum Why {
     Ended(std::process::ExitStatus),
 }
 
+/// A cluster of its own without a run that the command line watches.
+pub struct Cluster<'a> {
+    /// How to speak.
+    pub context: &'a Context,
+    /// Where its records are.
+    pub directory: &'a RunDirectory,
+    /// What run.json says of it.
+    pub record: &'a RunRecord,
+    /// A session with its scheduler.
+    pub client: Client,
+    /// The scheduler.
+    pub scheduler: LocalScheduler,
+}
+
+impl Cluster<'_> {
+    /// Ends what is left of it, says in run.json how it ended, and sees that nothing is left.
+    ///
+    /// # Errors
+    /// What is left, or what could not be written.
+    pub async fn take_down(self, status: &str) -> Result<(), Failure> {
+        let mut pids = vec![self.scheduler.ready.pid];
+        if !self.scheduler.has_exited() {
+            if let Ok(status) = self.client.status("").await {
+                pids.extend(status.workers.iter().map(|worker| worker.pid));
+            }
+            // Without an answer the closed pipe says the same.
+            let _ = self.client.shutdown(true).await;
+        }
+        let stopped = self.scheduler.stop_meanwhile().await;
+        self.directory.write_record(&RunRecord {
+            status: status.to_owned(),
+            finished_at: Some(Timestamp::now().to_string()),
+            address: None,
+            http: None,
+            token_file: None,
+            pids: Pids::default(),
+            ..self.record.clone()
+        })?;
+        stopped.and_then(|()| verify_gone(&pids))
+    }
+
+    /// The failure of a scheduler that ended by itself.
+    pub fn ended(&self, status: std::process::ExitStatus) -> Failure {
+        Failure::infrastructure(format!("the scheduler ended: {status}\n{}", self.scheduler.log_tail().trim_end()))
+    }
+}
+
 /// Keeps the cluster until it is told to end, was idle for `idle_ttl`, or is gone.
-pub async fn serve(
-    context: &Context,
-    directory: &RunDirectory,
-    record: &RunRecord,
-    client: Client,
-    scheduler: LocalScheduler,
-    signals: &mut Signals,
-    idle_ttl: Duration,
-) -> CommandResult {
+pub async fn serve(cluster: Cluster<'_>, signals: &mut Signals, idle_ttl: Duration) -> CommandResult {
+    let Cluster { context, directory, record, client, scheduler } = &cluster;
     let ui = context.ui;
     let token_file = record.token_file.clone().unwrap_or_default();
     if ui.json() {
@@ -52,18 +92,8 @@ pub async fn serve(
             crate::ui::span(idle_ttl.as_secs_f64()),
         ))?;
     }
-    let why = wait(&client, &scheduler, signals, idle_ttl).await;
+    let why = wait(client, scheduler, signals, idle_ttl).await;
     let busy = matches!(&why, Why::Told(_)) && client.list_runs().await.is_ok_and(|runs| runs.iter().any(is_live));
-    let mut pids = vec![scheduler.ready.pid];
-    if !matches!(why, Why::Ended(_)) {
-        if let Ok(status) = client.status("").await {
-            pids.extend(status.workers.iter().map(|worker| worker.pid));
-        }
-        // Without an answer the closed pipe says the same.
-        let _ = client.shutdown(true).await;
-    }
-    let tail = scheduler.log_tail();
-    let stopped = scheduler.stop_meanwhile().await;
     let result = match why {
         Why::Told(told) if busy => Ok(told.exit_code()),
         Why::Told(_) => Ok(code::OK),
@@ -72,23 +102,14 @@ pub async fn serve(
             Ok(code::OK)
         }
         Why::Ended(status) if status.success() => Ok(code::OK),
-        Why::Ended(status) => Err(Failure::infrastructure(format!("the scheduler ended: {status}\n{}", tail.trim_end()))),
+        Why::Ended(status) => Err(cluster.ended(status)),
     };
     let status = match &result {
         Ok(code::OK) => "completed",
         Ok(_) => "cancelled",
         Err(_) => "failed",
     };
-    directory.write_record(&RunRecord {
-        status: status.to_owned(),
-        finished_at: Some(Timestamp::now().to_string()),
-        address: None,
-        http: None,
-        token_file: None,
-        pids: Pids::default(),
-        ..record.clone()
-    })?;
-    stopped.and_then(|()| verify_gone(&pids))?;
+    cluster.take_down(status).await?;
     result
 }
 

@@ -161,6 +161,11 @@ impl Policy {
     }
 }
 
+/// True when this process has a terminal and is in its foreground: Ctrl-C there reaches its children too.
+pub fn is_in_foreground() -> bool {
+    File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(terminal.as_fd()).is_ok_and(|group| group == getpgrp()))
+}
+
 /// The terminal, in a mode in which one key is an answer. Put back as it was when dropped.
 pub struct Keys {
     terminal: AsyncFd<File>,

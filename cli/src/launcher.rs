@@ -142,6 +142,11 @@ impl LocalScheduler {
         }
     }
 
+    /// True when it is gone.
+    pub fn has_exited(&self) -> bool {
+        self.exited.borrow().is_some()
+    }
+
     /// The end of its log, for messages.
     pub fn log_tail(&self) -> String {
         tail(&self.log)

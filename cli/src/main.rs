@@ -8,6 +8,7 @@ mod commands;
 mod connect;
 mod diagnostics;
 mod drive;
+mod driver;
 mod exit;
 mod failure_text;
 mod interrupt;

@@ -126,6 +126,11 @@ pub fn load_of_run(ui: Ui, directory: &RunDirectory, record: &RunRecord) -> Resu
 }
 
 impl Workflow {
+    /// Name of its target.
+    pub fn target(&self) -> String {
+        self.plan.target.clone()
+    }
+
     /// The project as part of a run's name.
     pub fn project(&self) -> String {
         self.manifest.project.slug()

@@ -35,6 +35,6 @@ pub fn run(context: &Context, args: &RetryArgs) -> CommandResult {
     let workflow = workflow::load_of_run(context.ui, &which.directory, record)?;
     workflow.check_runnable()?;
     let wanted = Wanted { takes_over: Some(which.directory.path.clone()), ..wanted(&args.how) };
-    let job = Job { workflow: &workflow, how: &args.how, wanted, idle_ttl: Duration::ZERO };
+    let job = Job { workflow: &workflow, how: &args.how, wanted, idle_ttl: Duration::ZERO, driver: None };
     carry_out(context, &job)
 }

@@ -20,7 +20,8 @@ pub fn run(context: &Context, args: &RunArgs) -> CommandResult {
     }
     workflow.check_runnable()?;
     let wanted = Wanted { stub: args.stub, ..wanted(&args.how) };
-    let job = Job { workflow: &workflow, how: &args.how, wanted, idle_ttl: args.idle_ttl };
+    let driver = args.workflow.then_some(args.command.as_slice());
+    let job = Job { workflow: &workflow, how: &args.how, wanted, idle_ttl: args.idle_ttl, driver };
     carry_out(context, &job)
 }
 

@@ -6,6 +6,7 @@ mod bad_input;
 mod by_hand;
 mod detached;
 mod drain;
+mod driver;
 mod exit_codes;
 mod failures;
 mod kills;
