@@ -23,7 +23,7 @@ def touch(n, *more):
     shutil.rmtree(".snakemake", ignore_errors=True)
     with open("Snakefile", "w") as file:
         file.write(SNAKEFILE.format(n=n))
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--quiet", "all", *more]
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *more]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, (done.stderr.strip().splitlines() or ["no output"])[-1]
     assert len(os.listdir("out")) == n

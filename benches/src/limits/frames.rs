@@ -7,7 +7,7 @@ use scalable_proto::v1;
 /// Bytes of a no-op's argument and of its result: a `u32` above 65,535 in the codec's variable length.
 const VALUE_BYTES: usize = 5;
 /// Tasks of one frame when there are many.
-pub const BATCH: u32 = 4096;
+pub const BATCH: u32 = 1024;
 
 /// Elements `first .. first + count` of the group, each with an argument of its own.
 pub fn append(first: u32, count: u32) -> v1::Append {

@@ -14,6 +14,8 @@ use super::{copy, relay, tcp};
 pub enum Role {
     /// gRPC: passes what a client appends to a worker, and back.
     Relay,
+    /// gRPC: goes on with a chain of its client by itself.
+    ChainRelay,
     /// gRPC: answers what a relay dispatches. Takes the relay's address.
     Sink,
     /// gRPC: answers a client's appends itself.
@@ -36,6 +38,7 @@ impl Role {
         let peer = || peer.context("this role needs an address");
         match self {
             Role::Relay => relay::serve(),
+            Role::ChainRelay => relay::chain(),
             Role::Sink => relay::sink(peer()?),
             Role::Echo => relay::echo(),
             Role::TcpRelay => tcp::relay(),

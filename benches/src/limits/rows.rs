@@ -62,7 +62,7 @@ pub fn tcp_round_trips(_: &Scale) -> Result<Measure> {
 
 /// Relay to sink and back over gRPC, µs a link.
 pub fn relay_chain(_: &Scale) -> Result<Measure> {
-    let mut client = relay::Client::of_relay()?;
+    let mut client = relay::Client::of_chain()?;
     Ok(Box::new(move || Ok(per_task(LINKS, client.chain(LINKS)?))))
 }
 

@@ -4,6 +4,7 @@
 mod setup;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -46,25 +47,29 @@ pub struct Budget {
     pub runs: u32,
 }
 
-/// Lets `peer` do `row`.
-pub fn measure(environment: &Environment, peer: &str, row: &str, budget: Budget) -> Cell {
+/// Lets `peer` do `row`, at the longest until `ends`.
+pub fn measure(environment: &Environment, peer: &str, row: &str, budget: Budget, ends: Instant) -> Cell {
     let python = match environment.python(peer) {
         Ok(python) => python,
         Err(why) => return Cell::unavailable(why),
     };
-    match ask(&python, peer, row, budget) {
+    match ask(&python, peer, row, budget, ends) {
         Ok(cell) => cell,
         Err(why) => Cell { failed: format!("failed: {why}"), ..Cell::default() },
     }
 }
 
-fn ask(python: &Path, peer: &str, row: &str, budget: Budget) -> anyhow::Result<Cell> {
+fn ask(python: &Path, peer: &str, row: &str, budget: Budget, ends: Instant) -> anyhow::Result<Cell> {
     let directory = tempfile::tempdir()?;
+    // Some start helpers by name that lie beside the interpreter.
+    let beside = python.parent().map(Path::as_os_str).unwrap_or_default();
+    let path = [beside, &std::env::var_os("PATH").unwrap_or_default()].join(OsStr::new(":"));
     let log = directory.path().join("log");
     let mut child = Command::new(python)
         .arg(scripts().join(format!("{peer}_peer.py")))
         .args([row, "--seconds", &budget.seconds_per_run.to_string(), "--runs", &budget.runs.to_string()])
         .current_dir(directory.path())
+        .env("PATH", path)
         .stdin(Stdio::null())
         .stdout(std::fs::File::create(directory.path().join("said"))?)
         .stderr(std::fs::File::create(&log)?)
@@ -73,6 +78,7 @@ fn ask(python: &Path, peer: &str, row: &str, budget: Budget) -> anyhow::Result<C
         .spawn()?;
     // Finding the largest number takes about as long as one run more.
     let limit = AROUND + Duration::from_secs_f64(budget.seconds_per_run * f64::from(budget.runs + 2));
+    let limit = limit.min(ends.saturating_duration_since(Instant::now()));
     let ended = wait(&mut child, limit);
     end_group(&mut child);
     let said = std::fs::read_to_string(directory.path().join("said"))?;
@@ -127,7 +133,7 @@ mod tests {
     #[test]
     fn a_peer_that_says_nothing_is_a_cell_that_says_why() {
         let budget = Budget { seconds_per_run: 0.1, runs: 5 };
-        let why = ask(Path::new("/bin/false"), "none", "rtt", budget).unwrap_err().to_string();
+        let why = ask(Path::new("/bin/false"), "none", "rtt", budget, Instant::now() + AROUND).unwrap_err().to_string();
         assert!(why.contains("exit status: 1"), "{why}");
     }
 }

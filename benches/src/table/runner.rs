@@ -54,7 +54,7 @@ pub fn run(options: &TableOptions) -> Result<()> {
             let cell = match &environment {
                 None => continue,
                 Some(_) if Instant::now() > row_ends => Cell::unavailable("the time for this row was over"),
-                Some(environment) => ask(environment, work, peer, budget),
+                Some(environment) => ask(environment, work, peer, budget, row_ends),
             };
             eprintln!("    {peer}: {}", report::cell_line(&cell));
             cells.push(((*peer).to_owned(), cell));
@@ -75,13 +75,13 @@ pub fn run(options: &TableOptions) -> Result<()> {
 }
 
 /// A peer's name and how it is started: `snakemake --scheduler greedy` is another way of `snakemake`.
-fn ask(environment: &Environment, work: &Work, peer: &str, budget: Budget) -> Cell {
+fn ask(environment: &Environment, work: &Work, peer: &str, budget: Budget, ends: Instant) -> Cell {
     let (program, way) = peer.split_once(" --").map_or((peer, ""), |(program, way)| (program, way));
     let row = match way.rsplit(' ').next() {
         Some(way) if !way.is_empty() => format!("{}.{way}", work.name),
         _ => work.name.to_owned(),
     };
-    peers::measure(environment, program, &row, budget)
+    peers::measure(environment, program, &row, budget, ends)
 }
 
 fn chosen(work: &Work, only: &[String]) -> bool {
