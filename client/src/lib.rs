@@ -20,14 +20,53 @@
 //! ([`scalable_core::link`]): when the connection breaks it is made again, what was not acknowledged is sent again, and the
 //! caller sees none of it. What is submitted carries a key of 16 bytes under which the scheduler accepts it once.
 
+mod arguments;
+mod array;
+mod backend;
 mod client;
+pub mod codec;
+mod columns;
+mod completed;
+mod connection;
 mod endpoint;
 mod error;
+mod fetch;
+mod function;
+mod functions;
+mod group;
+mod handle;
+mod host;
+mod local;
+#[doc(hidden)]
+pub mod macro_support;
+mod map;
+mod options;
+mod outbox;
 mod outgoing;
+mod program;
 mod session;
+mod shared;
+mod signature;
+mod start;
+mod task_error;
+mod template;
+mod units;
 mod watch;
 
+pub use arguments::{ARGUMENT_BYTES_MAX, Argument, Arguments};
+pub use array::{All, Array};
 pub use client::{Client, Submitted};
+pub use columns::{Column, Columns, Rows, Same, Streamed, rows, same, streamed};
+pub use completed::{TaskSet, as_completed, first_completed, gather, wait};
 pub use error::Error;
+pub use function::{Callable, Task, Value};
+pub use group::Progress;
+pub use handle::{Handle, HandleFuture};
+pub use local::LocalBuilder;
+pub use map::Map;
+pub use options::{Configured, Cpus, Isolation, Memory, Options, Span};
+pub use scalable_macros::task;
 pub use scalable_proto::v1;
+pub use session::Session;
+pub use task_error::{Attempt, TaskError};
 pub use watch::{Event, FAILURES_QUEUED_MAX, Watcher};

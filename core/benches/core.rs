@@ -41,6 +41,7 @@ fn run() -> RunSpec {
         weight: 1,
         client_key: [1; 16],
         max_failures: 0,
+        open: false,
         totals: Vec::new(),
         groups: vec![group],
     }
@@ -73,6 +74,8 @@ fn finished(dispatch: &Dispatch) -> WorkerEvent {
         peak_memory_bytes: 1 << 20,
         length: None,
         token: 0,
+        result: Stored::None,
+        missing: None,
     };
     WorkerEvent { handle: dispatch.handle, attempt: dispatch.attempt, kind: EventKind::Finished(finish) }
 }

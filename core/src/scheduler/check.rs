@@ -215,8 +215,9 @@ impl Scheduler {
         if run.end.is_some() {
             return Ok(());
         }
-        let counts = |up: &Group, index: u32| {
+        let counts = |up: &Group, index: u32, data: bool| {
             up.succeeded.contains(index)
+                || !data && up.restoring.contains(index)
                 || group.always && (up.failed.contains(index) || up.skipped.contains(index) || up.cancelled.contains(index))
         };
         let mut left = u32::from(group.length.is_none());
@@ -234,13 +235,10 @@ impl Scheduler {
             let mut met = left == 0;
             for upstream in &group.upstreams {
                 let up = self.groups.get(&upstream.group).ok_or("an upstream group is not known")?;
-                let satisfied = match &upstream.kind {
-                    UpstreamKind::Whole => continue,
-                    UpstreamKind::Projection { plan, .. } => plan.upstream_of(index).into_iter().all(|from| counts(up, from)),
-                    UpstreamKind::Edges(edges) => {
-                        edges.pairs.iter().filter(|(_, to)| *to == index).all(|(from, _)| counts(up, *from))
-                    }
-                };
+                if upstream.is_gate() {
+                    continue;
+                }
+                let satisfied = upstream.upstream_of(index).into_iter().all(|from| counts(up, from, upstream.data));
                 ensure!(
                     satisfied == upstream.satisfied.contains(index),
                     "element {index} may go on after '{}': {satisfied}, and it says otherwise",
@@ -256,11 +254,12 @@ impl Scheduler {
 
     fn check_runs(&self) -> Result<(), String> {
         for (id, run) in &self.runs {
-            let groups = || run.group_ids().filter_map(|id| self.groups.get(&id));
-            ensure!(groups().count() as u32 == run.groups, "run {} has lost a group", id.0);
+            let groups = || run.groups.iter().filter_map(|id| self.groups.get(id));
+            ensure!(groups().count() == run.groups.len(), "run {} has lost a group", id.0);
             let over = groups().filter(|group| group.over).count() as u32;
             ensure!(over == run.groups_over, "run {}: {over} groups are over and it counts {}", id.0, run.groups_over);
-            ensure!(run.end.is_some() == (over == run.groups), "run {}: {over} of {} groups, {:?}", id.0, run.groups, run.end);
+            let ended = over as usize == run.groups.len() && !run.open;
+            ensure!(run.end.is_some() == ended, "run {}: {over} of {} groups, {:?}", id.0, run.groups.len(), run.end);
             let failures: u32 = groups().map(|group| group.failed.len()).sum();
             ensure!(failures == run.failures, "run {}: {failures} failures and it counts {}", id.0, run.failures);
             let mut used = Resources::default();

@@ -65,6 +65,7 @@ impl Scheduler {
                 let root = format!("{}, which {}", self.name_of(root), self.ended_how(root));
                 (TaskState::Skipped, format!("'{}' never had an element because of {root}", group.name))
             }
+            (Some(Closed::Refused), _) => (TaskState::Failed, format!("'{}' was refused", group.name)),
             (Some(Closed::Cancelled), _) => {
                 (TaskState::Cancelled, format!("'{}' was cancelled before it had an element{}", group.name, why_cancelled(run)))
             }
@@ -97,17 +98,13 @@ impl Scheduler {
                 let trouble = up.failed.contains(index) || up.skipped.contains(index) || up.cancelled.contains(index);
                 up.succeeded.contains(index) || group.always && trouble
             };
-            let named: Vec<u32> = match &upstream.kind {
-                UpstreamKind::Whole if !upstream.met => {
-                    return format!("it waits for all of {}", self.progress(upstream.group, up));
-                }
-                UpstreamKind::Whole => continue,
-                _ if upstream.satisfied.contains(index) => continue,
-                UpstreamKind::Projection { plan, .. } => plan.upstream_of(index),
-                UpstreamKind::Edges(edges) => {
-                    edges.pairs.iter().filter(|(_, down)| *down == index).map(|(from, _)| *from).collect()
-                }
-            };
+            if upstream.met || !upstream.is_gate() && upstream.satisfied.contains(index) {
+                continue;
+            }
+            if matches!(upstream.kind, UpstreamKind::Whole) {
+                return format!("it waits for all of {}", self.progress(upstream.group, up));
+            }
+            let named = upstream.upstream_of(index);
             let mut left = named.iter().copied().filter(|index| !over(*index));
             let Some(first) = left.next() else { continue };
             let task = TaskRef { group: upstream.group, index: first };
@@ -364,13 +361,7 @@ impl Scheduler {
         // What it needs itself and did not get: known while the run lives, else the root alone is.
         for upstream in &group.upstreams {
             let Some(up) = self.groups.get(&upstream.group) else { continue };
-            let needed: Vec<u32> = match &upstream.kind {
-                UpstreamKind::Whole => continue,
-                UpstreamKind::Projection { plan, .. } => plan.upstream_of(index),
-                UpstreamKind::Edges(edges) => {
-                    edges.pairs.iter().filter(|(_, down)| *down == index).map(|(from, _)| *from).collect()
-                }
-            };
+            let needed = upstream.upstream_of(index);
             if let Some(from) = needed.into_iter().find(|from| up.cancelled.contains(*from)) {
                 return format!("it never ran because {}[{from}], which it needs, was cancelled", up.name);
             }

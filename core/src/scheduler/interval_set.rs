@@ -47,6 +47,11 @@ impl IntervalSet {
         self.ranges.range(..=index).next_back().is_some_and(|(_, end)| index < *end)
     }
 
+    /// One after the last index of the range that `index` is in; `index` itself where it is in none.
+    pub fn range_end(&self, index: u32) -> u32 {
+        self.ranges.range(..=index).next_back().map_or(index, |(_, end)| index.max(*end))
+    }
+
     /// Smallest index.
     pub fn first(&self) -> Option<u32> {
         self.ranges.first_key_value().map(|(first, _)| *first)

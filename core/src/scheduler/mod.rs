@@ -18,10 +18,12 @@
 //! A step costs what it changes: events times a constant, plus what becomes ready, plus what is placed. It never panics on
 //! anything a peer or user can send; what a caller inside breaks is an `expect` that says why it cannot be.
 
+mod accept;
 mod cancel;
 mod check;
 mod counts;
 mod depend;
+mod edges;
 mod ended;
 mod events;
 mod explain;
@@ -30,9 +32,12 @@ mod interner;
 pub mod interval_set;
 mod lease;
 pub mod mutation;
+mod objects;
+mod open;
 mod place;
 pub mod projection;
 mod ready;
+mod restore;
 mod retry;
 mod rows;
 mod steal;
@@ -44,9 +49,9 @@ mod views;
 mod worker_book;
 pub mod worker_table;
 
+pub use accept::DEPENDENCIES_PER_RUN_MAX;
 pub use counts::TransitionCounts;
 pub use explain::Explanation;
-pub use submit::DEPENDENCIES_PER_RUN_MAX;
 pub use task_table::TaskState;
 pub use views::{GroupView, PoolView, RunView, WorkerView};
 
@@ -54,6 +59,7 @@ use crate::ids::{GroupId, MILLISECOND, Micros, RunId, SECOND, SessionId, ShapeId
 use crate::messages::{Input, Outbox};
 use crate::resources::{Names, Resources};
 use depend::Settled;
+use edges::EdgeRows;
 use ended::EndedSessions;
 use group::{Group, Run};
 use interner::Interner;
@@ -92,6 +98,10 @@ pub struct Config {
     pub short_task: Micros,
     /// Most attempts on one worker, however little each takes.
     pub attempts_per_worker_max: u32,
+    /// Most edges of single elements, all open runs together.
+    pub edges_max: u32,
+    /// How often a result is made again whose last holder died. One that is lost more often is given up.
+    pub restores_max: u32,
     /// A task runs alone once this many workers have died executing it.
     pub suspicion_alone: u32,
 }
@@ -112,6 +122,8 @@ impl Config {
             prefetch_max: 1_024,
             short_task: 200 * MILLISECOND,
             attempts_per_worker_max: 16_384,
+            edges_max: 64 << 20,
+            restores_max: 8,
             suspicion_alone: 2,
         }
     }
@@ -155,6 +167,7 @@ pub struct Scheduler {
     /// Tasks that wait for an attempt, by when.
     backoffs: BTreeSet<(Micros, TaskRef)>,
 
+    edges: EdgeRows,
     rows: Rows,
     /// Fence of the latest dispatch.
     fence: u64,
@@ -180,6 +193,12 @@ pub struct Scheduler {
     unreserved: Vec<u32>,
     idle_check: Vec<u32>,
     limits_changed: Vec<GroupId>,
+    /// Elements whose last edge was met.
+    edges_met: Vec<TaskRef>,
+    /// Elements of `first..end` that nobody may need any more.
+    sweeping: Vec<(GroupId, u32, u32)>,
+    /// Runs in which nothing follows any more.
+    closing: Vec<RunId>,
 }
 
 impl Scheduler {
@@ -202,6 +221,7 @@ impl Scheduler {
             next_run: 1,
             next_group: 1,
             backoffs: BTreeSet::new(),
+            edges: EdgeRows::new(),
             rows: Rows::default(),
             fence: 0,
             classes: BTreeMap::new(),
@@ -219,6 +239,9 @@ impl Scheduler {
             unreserved: Vec::new(),
             idle_check: Vec::new(),
             limits_changed: Vec::new(),
+            edges_met: Vec::new(),
+            sweeping: Vec::new(),
+            closing: Vec::new(),
         }
     }
 
@@ -233,7 +256,7 @@ impl Scheduler {
     pub fn step(&mut self, now: Micros, input: Input, out: &mut Outbox) {
         self.now = self.now.max(now);
         let now = self.now;
-        self.end_backoffs(now);
+        self.end_backoffs(now, out);
         match input {
             Input::Submit(spec) => self.submit(*spec, out),
             Input::Join { session, worker } => self.join(now, session, worker, out),
@@ -254,13 +277,26 @@ impl Scheduler {
                     known.said = Some(PoolSaid { components, capacity, starting, note });
                 }
             }
+            Input::AddGroup { run, ordinal, spec } => self.append_group(run, ordinal, *spec, out),
+            Input::Append { run, group, first, count, edges, last } => self.append(run, group, first, count, &edges, last, out),
+            Input::CloseRun { run } => self.close_run(run, out),
+            Input::Release { group, first, count } => self.let_go(group, first, count),
+            Input::Pause { run, paused } => self.pause(run, paused),
+            Input::ObjectCopied { session, task } => match self.heard(now, session, out) {
+                Some(worker) => self.object_copied(worker, task, out),
+                None => self.counts.fenced += 1,
+            },
             Input::Forget { run } => self.forget(run),
             Input::Tick => self.expire_leases(now, out),
         }
         self.look_at_limits();
         self.settle(out);
+        for run in std::mem::take(&mut self.closing) {
+            self.end_if_over(run, out);
+        }
         self.place(now, out);
         self.steal(out);
+        self.sweep(out);
     }
 
     /// When an [`Input::Tick`] is due: the end of a wait, or the next look at a worker. It may come to nothing.

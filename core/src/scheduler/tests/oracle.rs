@@ -215,7 +215,12 @@ impl Oracle {
     fn output(&mut self, now: Micros, output: &Output) -> Result<(), String> {
         match output {
             Output::Submitted { run, first_group, known, .. } => self.submitted(*run, *first_group, *known),
-            Output::Refused { .. } => Ok(()),
+            Output::Refused { .. }
+            | Output::GroupAdded { .. }
+            | Output::Rejected { .. }
+            | Output::Restored { .. }
+            | Output::Released { .. }
+            | Output::DropObject { .. } => Ok(()),
             Output::Dispatch { session, dispatch } => self.dispatched(now, *session, dispatch),
             Output::Retract { session, handles } | Output::CancelAttempts { session, handles } => {
                 ensure!(!handles.is_empty(), "it names nothing");
@@ -273,12 +278,13 @@ impl Oracle {
             let length = match group.length {
                 Length::Fixed(length) => Some(length),
                 Length::From(_) => None,
+                Length::Growing => Some(0),
             };
             let pairs = group
                 .dependencies
                 .iter()
                 .map(|dependency| match &dependency.kind {
-                    DependencyKind::Whole => None,
+                    DependencyKind::Whole | DependencyKind::One(_) => None,
                     DependencyKind::Projection(axes) => Some(pairs_of(axes)),
                     DependencyKind::Edges(pairs) => Some(pairs.iter().copied().collect()),
                 })

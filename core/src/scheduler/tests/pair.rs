@@ -107,6 +107,8 @@ impl Pair {
                     peak_memory_bytes: 1 << 20,
                     length: self.oracle.says_length(task).then_some(3),
                     token: self.token,
+                    result: Stored::None,
+                    missing: None,
                 })
             }
         };

@@ -226,6 +226,8 @@ impl Bench {
             peak_memory_bytes: u64::from(how) << 24,
             length: (!how.is_multiple_of(3)).then_some(u32::from(how) % 5),
             token: self.token,
+            result: Stored::None,
+            missing: None,
         };
         let events = vec![WorkerEvent { handle, attempt, kind: EventKind::Finished(finish) }];
         self.feed(Input::Events { session, events })

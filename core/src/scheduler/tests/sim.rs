@@ -807,5 +807,7 @@ fn finish(class: OutcomeClass, token: u32) -> Finish {
         peak_memory_bytes: 0,
         length: None,
         token,
+        result: Stored::None,
+        missing: None,
     }
 }

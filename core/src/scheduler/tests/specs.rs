@@ -78,7 +78,7 @@ pub(super) fn random_run(rng: &mut Rng, names: &mut Names, number: u64) -> RunSp
                 }
                 _ => DependencyKind::Whole,
             };
-            dependencies.push(Dependency { group: up, kind });
+            dependencies.push(Dependency { group: up, kind, data: false });
         }
         let mut resources = Resources {
             milli_cpus: *rng.pick(&[0, 500, 1_000, 1_000, 2_000]),
@@ -113,6 +113,7 @@ pub(super) fn random_run(rng: &mut Rng, names: &mut Names, number: u64) -> RunSp
         weight: 1 + rng.below(3) as u32,
         client_key,
         max_failures: if rng.chance(20) { 1 + rng.below(3) as u32 } else { 0 },
+        open: false,
         totals,
         groups,
     }

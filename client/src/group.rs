@@ -1,0 +1,725 @@
+//! The results of one group's tasks, as far as somebody waits for them.
+//!
+//! An element is eight bytes in a chunk of 1,024: which batch of results has it, and where in that. Batches stay as they arrived and
+//! are decoded by whoever reads, on its own thread; nothing is allocated for an element and nobody is woken who does not wait.
+//! A chunk goes when every element of it is over and nobody has a handle of one; a batch when all of its results were dropped.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use scalable_proto::v1;
+use smallvec::SmallVec;
+
+use crate::outbox::Range;
+use crate::shared::{Shared, Stake};
+use crate::task_error::Attempt;
+use crate::{Error, TaskError};
+
+const CHUNK: u32 = 1024;
+
+/// No result yet.
+const PENDING: u32 = u32::MAX;
+/// No result yet, and nobody wants it.
+const UNWANTED: u32 = u32::MAX - 1;
+/// Over, and nobody wants it any more.
+const GONE: u32 = u32::MAX - 2;
+/// In `at`: its bytes were counted as read.
+const READ: u32 = 1 << 31;
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    batch: u32,
+    at: u32,
+}
+const _: () = assert!(size_of::<Slot>() == 8);
+
+#[derive(Debug)]
+struct Chunk {
+    slots: [Slot; CHUNK as usize],
+    /// Elements that are not gone.
+    left: u32,
+}
+
+/// Which elements a batch is about.
+#[derive(Debug)]
+enum Elements {
+    From(u32),
+    These(Vec<u32>),
+}
+
+/// Results as they arrived.
+#[derive(Debug)]
+struct Batch {
+    elements: Elements,
+    count: u32,
+    bytes: Bytes,
+    /// The end of each result in `bytes`; empty when all are empty.
+    ends: Vec<u32>,
+    others: FxHashMap<u32, Arc<Other>>,
+    /// Results that somebody may still want.
+    left: u32,
+}
+
+/// An end that is no inline result.
+#[derive(Debug)]
+pub(crate) enum Other {
+    /// To be fetched.
+    Object(v1::ObjectRef),
+    /// There is none.
+    Failed(TaskError),
+}
+
+impl Elements {
+    fn index(&self, at: u32) -> u32 {
+        match self {
+            Elements::From(first) => first + at,
+            Elements::These(these) => these[at as usize],
+        }
+    }
+}
+
+impl Batch {
+    fn index(&self, at: u32) -> u32 {
+        self.elements.index(at)
+    }
+
+    fn range(&self, at: u32) -> std::ops::Range<usize> {
+        let end = |at: u32| self.ends[at as usize] as usize;
+        if self.ends.is_empty() {
+            return 0..0;
+        }
+        if at == 0 { 0..end(0) } else { end(at - 1)..end(at) }
+    }
+}
+
+/// A result, not yet decoded.
+#[derive(Clone, Debug)]
+pub(crate) enum Raw {
+    /// The codec's bytes.
+    Inline(Bytes),
+    /// An object or a failure.
+    Other(Arc<Other>),
+}
+
+/// Who is told that an element is over.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    /// Woken.
+    Task(Waker),
+    /// Its token is put there.
+    Queue(Arc<Ready>, u64),
+}
+
+/// Tokens of elements that are over, in the order in which they ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ready(Mutex<(VecDeque<u64>, Option<Waker>)>);
+
+impl Ready {
+    fn inner(&self) -> MutexGuard<'_, (VecDeque<u64>, Option<Waker>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a token in its place; returns who is to be woken.
+    pub(crate) fn push(&self, token: u64) -> Option<Waker> {
+        let mut inner = self.inner();
+        inner.0.push_back(token);
+        inner.1.take()
+    }
+
+    /// The next token, or the promise that the waker is woken when there is one.
+    pub(crate) fn pop(&self, waker: &Waker) -> Option<u64> {
+        let mut inner = self.inner();
+        let token = inner.0.pop_front();
+        if token.is_none() {
+            inner.1 = Some(waker.clone());
+        }
+        token
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Number of the first chunk.
+    first_chunk: u32,
+    chunks: VecDeque<Option<Box<Chunk>>>,
+    /// Number of the first batch. Batches are numbered as they arrive; where nobody reads them in that order, the number of one that
+    /// is gone is given to another.
+    first_batch: u32,
+    batches: VecDeque<Option<Batch>>,
+    free_batches: Vec<u32>,
+    in_order: bool,
+    /// Elements that are over.
+    over: u32,
+    /// Elements that are over and have no result.
+    failed: u32,
+    /// Number of elements, once nothing follows.
+    length: Option<u32>,
+    /// Elements appended so far.
+    appended: u32,
+    waiting: FxHashMap<u32, SmallVec<[Waiter; 1]>>,
+    /// Woken by every batch.
+    watching: Vec<Waker>,
+    /// Everything that has no result yet ends like this.
+    all: Option<Error>,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Group {
+    stake: Arc<Stake>,
+    ordinal: u32,
+    name: String,
+    state: Mutex<State>,
+}
+
+/// How far a group is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Tasks submitted so far.
+    pub submitted: u32,
+    /// Of these, how many are over, well or badly.
+    pub over: u32,
+    /// Of these, how many have no result: failed, cancelled, skipped or refused.
+    pub failed: u32,
+    /// True when no more are submitted.
+    pub complete: bool,
+}
+
+impl Group {
+    /// With `in_order` its results can be read in the order of their arrival.
+    pub(crate) fn new(stake: Arc<Stake>, ordinal: u32, name: String, in_order: bool) -> Arc<Group> {
+        let state = State { in_order, ..State::default() };
+        let group = Arc::new(Group { stake, ordinal, name, state: Mutex::new(state) });
+        group.shared().register(&group);
+        if let Some(error) = group.shared().over() {
+            group.lost(error);
+        }
+        group
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.stake.0
+    }
+
+    pub(crate) fn ordinal(&self) -> u32 {
+        self.ordinal
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The methods of the state leave it consistent at every call that can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a batch of results, all of them of the first `length` elements.
+    pub(crate) fn arrived(&self, results: v1::ResultBatch, length: u32) {
+        let shared = self.shared();
+        let listed = results.index.len() as u32;
+        let (elements, count, end) = match results.index.iter().copied().max() {
+            None => (Elements::From(results.first), results.count, results.first.checked_add(results.count)),
+            Some(max) => (Elements::These(results.index), listed, max.checked_add(1)),
+        };
+        let others = self.others(results.others, &elements, count);
+        let ends = complete_ends(results.result_end, &others, count, results.results.len());
+        let (Some(ends), true) = (ends, end.is_some_and(|end| end <= length)) else {
+            return shared.end(Error::Lost {
+                address: shared.address.clone(),
+                reason: format!("a batch of results of {} does not add up", self.name),
+            });
+        };
+        let batch = Batch { elements, count, bytes: results.results, ends, others, left: 0 };
+        let (unwanted, woken) = self.state().take(batch);
+        if unwanted > 0 {
+            shared.was_read(unwanted);
+        }
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    fn others(&self, others: Vec<v1::OtherEnd>, elements: &Elements, count: u32) -> FxHashMap<u32, Arc<Other>> {
+        let mut found = FxHashMap::default();
+        for other in others.into_iter().filter(|other| other.at < count) {
+            let end = match other.end {
+                Some(v1::other_end::End::Object(object)) => Other::Object(object),
+                Some(v1::other_end::End::Error(error)) => {
+                    let root = self.shared().task_name(error.root_group, error.root_index);
+                    Other::Failed(TaskError::from_wire(error, format!("{}[{}]", self.name, elements.index(other.at)), root))
+                }
+                None => continue,
+            };
+            found.insert(other.at, Arc::new(end));
+        }
+        found
+    }
+
+    /// Elements were refused, or the group and all that follows.
+    pub(crate) fn rejected(&self, mut rejected: v1::Rejected, length: u32) {
+        // What is refused beyond the elements that there are cannot be told to anybody.
+        if rejected.count > 0 {
+            rejected.count = rejected.count.min(length.saturating_sub(rejected.first));
+            if rejected.count == 0 {
+                return;
+            }
+        }
+        let refusal = rejected.refusal.unwrap_or_default();
+        let error = TaskError::Rejected { code: refusal.code, message: refusal.message, help: refusal.help };
+        let woken = if rejected.count == 0 {
+            self.state().end_all(Error::Task(error))
+        } else {
+            let mut others = FxHashMap::default();
+            let end = Arc::new(Other::Failed(error));
+            others.extend((0..rejected.count).map(|at| (at, end.clone())));
+            let elements = Elements::From(rejected.first);
+            let batch = Batch { elements, count: rejected.count, bytes: Bytes::new(), ends: Vec::new(), others, left: 0 };
+            self.state().take(batch).1
+        };
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// The session is over: nothing arrives any more.
+    pub(crate) fn lost(&self, error: &Error) {
+        let woken = self.state().end_all(error.clone());
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// The element's result, or the promise that `waiter` is told when it is there.
+    pub(crate) fn poll(&self, index: u32, waiter: impl FnOnce() -> Waiter) -> Option<Result<Raw, Error>> {
+        let mut state = self.state();
+        let slot = state.slot(index);
+        if slot.batch < GONE {
+            let (raw, read) = state.raw(index, slot);
+            drop(state);
+            if read > 0 {
+                self.shared().was_read(read);
+            }
+            return Some(Ok(raw));
+        }
+        if let Some(error) = &state.all {
+            return Some(Err(error.clone()));
+        }
+        if slot.batch == GONE {
+            let (message, task) = ("it was taken out of its array".to_owned(), format!("{}[{index}]", self.name));
+            let attempt = Arc::new(Attempt { task, ..Attempt::default() });
+            return Some(Err(Error::Task(TaskError::ResultLost { message, attempt })));
+        }
+        match waiter() {
+            Waiter::Task(waker) => {
+                let waiters = state.waiting.entry(index).or_default();
+                let known = waiters.iter().any(|known| matches!(known, Waiter::Task(known) if known.will_wake(&waker)));
+                if !known {
+                    waiters.push(Waiter::Task(waker));
+                }
+            }
+            queue => state.waiting.entry(index).or_default().push(queue),
+        }
+        None
+    }
+
+    /// True when the element is over.
+    pub(crate) fn is_over(&self, index: u32) -> bool {
+        let mut state = self.state();
+        state.all.is_some() || state.slot(index).batch <= GONE
+    }
+
+    /// Nobody has a handle of the element any more.
+    pub(crate) fn dropped(&self, index: u32) {
+        let read = self.state().dropped(index);
+        if read > 0 {
+            self.shared().was_read(read);
+        }
+        self.shared().release(Range { group: self.ordinal, first: index, count: 1 });
+    }
+
+    /// More elements were appended.
+    pub(crate) fn appended(&self, count: u32, last: bool) {
+        let mut state = self.state();
+        state.appended += count;
+        if last {
+            state.length = Some(state.appended);
+        }
+        let woken = std::mem::take(&mut state.watching);
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        let state = self.state();
+        Progress { submitted: state.appended, over: state.over, failed: state.failed, complete: state.length.is_some() }
+    }
+
+    /// How many more may be appended so that at most `ahead` are not over.
+    pub(crate) fn poll_room(&self, ahead: u32, waker: &Waker) -> Poll<u32> {
+        let mut state = self.state();
+        let under_way = state.appended - state.over.min(state.appended);
+        if under_way < ahead || state.all.is_some() {
+            return Poll::Ready(ahead.saturating_sub(under_way).max(1));
+        }
+        state.watch(waker);
+        Poll::Pending
+    }
+
+    /// Ready when every element is over and nothing follows, or nothing arrives any more.
+    pub(crate) fn poll_over(&self, waker: &Waker) -> Poll<()> {
+        let mut state = self.state();
+        if state.length == Some(state.over) || state.all.is_some() {
+            return Poll::Ready(());
+        }
+        state.watch(waker);
+        Poll::Pending
+    }
+
+    /// The first element without a result.
+    pub(crate) fn first_pending(&self) -> u32 {
+        let mut state = self.state();
+        let appended = state.appended;
+        (0..appended).find(|index| matches!(state.slot(*index).batch, PENDING | UNWANTED)).unwrap_or(appended)
+    }
+
+    /// Whether element `index` was appended; `Some(false)` when the group ends before it, none when that is not known yet.
+    pub(crate) fn is_appended(&self, index: u32, waker: &Waker) -> Option<bool> {
+        let mut state = self.state();
+        if index < state.appended {
+            return Some(true);
+        }
+        if state.length.is_some() || state.all.is_some() {
+            return Some(false);
+        }
+        state.watch(waker);
+        None
+    }
+
+    /// Passes the results that came next to `each`, at most `cursor.most` of them.
+    pub(crate) fn read_arrivals(&self, cursor: &mut Cursor, waker: &Waker, each: &mut dyn FnMut(u32, Raw)) -> Reading {
+        let mut state = self.state();
+        let mut taken = 0;
+        let mut released: SmallVec<[Range; 4]> = SmallVec::new();
+        let mut budget = cursor.most;
+        cursor.skip_to(state.first_batch);
+        while budget > 0 && cursor.batch < state.next_batch() {
+            let Some(batch) = state.batch(cursor.batch).filter(|batch| cursor.at < batch.count) else {
+                cursor.skip_to(cursor.batch + 1);
+                continue;
+            };
+            let index = batch.index(cursor.at);
+            cursor.at += 1;
+            let slot = state.slot(index);
+            if slot.batch != cursor.batch {
+                continue;
+            }
+            let (raw, read) = state.raw(index, slot);
+            taken += read;
+            each(index, raw);
+            budget -= 1;
+            if cursor.consumes {
+                state.dropped(index);
+                match released.last_mut() {
+                    Some(last) if last.first + last.count == index => last.count += 1,
+                    _ => released.push(Range { group: self.ordinal, first: index, count: 1 }),
+                }
+            }
+        }
+        let reading = if budget < cursor.most {
+            Reading::Some
+        } else if state.length == Some(state.over) {
+            Reading::End
+        } else if let Some(error) = &state.all {
+            Reading::Lost(error.clone())
+        } else {
+            state.watch(waker);
+            Reading::Nothing
+        };
+        drop(state);
+        if taken > 0 {
+            self.shared().was_read(taken);
+        }
+        released.into_iter().for_each(|range| self.shared().release(range));
+        reading
+    }
+
+    /// Elements that nobody has dropped, as ranges.
+    fn kept(&self) -> Vec<(u32, u32)> {
+        let state = self.state();
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        let mut index = 0;
+        while index < state.appended {
+            let (chunk, at) = (index / CHUNK, (index % CHUNK) as usize);
+            let (kept, step) = match state.chunk(chunk) {
+                Place::Freed => (false, CHUNK - at as u32),
+                Place::Unborn => (true, CHUNK - at as u32),
+                Place::Here(chunk) => (!matches!(chunk.slots[at].batch, GONE | UNWANTED), 1),
+            };
+            let step = step.min(state.appended - index);
+            if kept {
+                match ranges.last_mut() {
+                    Some((first, count)) if *first + *count == index => *count += step,
+                    _ => ranges.push((index, step)),
+                }
+            }
+            index += step;
+        }
+        ranges
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for (first, count) in self.kept() {
+            self.shared().release(Range { group: self.ordinal, first, count });
+        }
+    }
+}
+
+/// Where a reader of [`Group::read_arrivals`] is.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    batch: u32,
+    at: u32,
+    /// What was read is dropped.
+    consumes: bool,
+    /// Results at a time.
+    most: usize,
+}
+
+impl Cursor {
+    /// From the first result on.
+    pub(crate) fn new(consumes: bool) -> Cursor {
+        Cursor { batch: 0, at: 0, consumes, most: 4096 }
+    }
+
+    fn skip_to(&mut self, batch: u32) {
+        if self.batch < batch {
+            (self.batch, self.at) = (batch, 0);
+        }
+    }
+}
+
+/// What a reader found.
+#[derive(Debug)]
+pub(crate) enum Reading {
+    /// Results.
+    Some,
+    /// None now; the waker is woken.
+    Nothing,
+    /// Everything is over and was read.
+    End,
+    /// What is missing will never come.
+    Lost(Error),
+}
+
+enum Place<'a> {
+    Freed,
+    Unborn,
+    Here(&'a Chunk),
+}
+
+impl State {
+    fn chunk(&self, chunk: u32) -> Place<'_> {
+        let Some(at) = chunk.checked_sub(self.first_chunk) else { return Place::Freed };
+        match self.chunks.get(at as usize) {
+            None => Place::Unborn,
+            Some(None) => Place::Freed,
+            Some(Some(chunk)) => Place::Here(chunk),
+        }
+    }
+
+    /// The element's slot, if its chunk is not gone.
+    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot> {
+        let at = (index / CHUNK).checked_sub(self.first_chunk)? as usize;
+        while self.chunks.len() <= at {
+            let slots = [Slot { batch: PENDING, at: 0 }; CHUNK as usize];
+            self.chunks.push_back(Some(Box::new(Chunk { slots, left: CHUNK })));
+        }
+        Some(&mut self.chunks[at].as_mut()?.slots[(index % CHUNK) as usize])
+    }
+
+    fn slot(&mut self, index: u32) -> Slot {
+        self.slot_mut(index).map_or(Slot { batch: GONE, at: 0 }, |slot| *slot)
+    }
+
+    /// Marks an element as gone, and its chunk when it was the last.
+    fn gone(&mut self, index: u32) {
+        if let Some(slot) = self.slot_mut(index) {
+            slot.batch = GONE;
+        }
+        let at = ((index / CHUNK) - self.first_chunk) as usize;
+        if let Some(Some(chunk)) = self.chunks.get_mut(at) {
+            chunk.left -= 1;
+            if chunk.left == 0 {
+                self.chunks[at] = None;
+                while matches!(self.chunks.front(), Some(None)) {
+                    self.chunks.pop_front();
+                    self.first_chunk += 1;
+                }
+            }
+        }
+    }
+
+    /// A result and how many bytes of it are read for the first time.
+    fn raw(&mut self, index: u32, slot: Slot) -> (Raw, u64) {
+        let Some(batch) = self.batch(slot.batch) else {
+            // A slot names a batch only while the batch counts it.
+            return (Raw::Inline(Bytes::new()), 0);
+        };
+        let at = slot.at & !READ;
+        if let Some(other) = batch.others.get(&at) {
+            return (Raw::Other(other.clone()), 0);
+        }
+        let range = batch.range(at);
+        let read = if slot.at & READ == 0 { range.len() as u64 } else { 0 };
+        let raw = Raw::Inline(batch.bytes.slice(range));
+        if let Some(slot) = self.slot_mut(index) {
+            slot.at |= READ;
+        }
+        (raw, read)
+    }
+
+    /// Takes a batch; returns bytes of results that nobody wants, and who is to be woken.
+    fn take(&mut self, mut batch: Batch) -> (u64, Vec<Waker>) {
+        let reused = self.free_batches.pop();
+        let key = reused.unwrap_or_else(|| self.next_batch());
+        let mut woken = std::mem::take(&mut self.watching);
+        let mut unwanted = 0;
+        for at in 0..batch.count {
+            let index = batch.index(at);
+            let Some(slot) = self.slot_mut(index) else {
+                unwanted += batch.range(at).len() as u64;
+                continue;
+            };
+            match slot.batch {
+                PENDING => {
+                    *slot = Slot { batch: key, at };
+                    batch.left += 1;
+                    if !self.waiting.is_empty()
+                        && let Some(waiters) = self.waiting.remove(&index)
+                    {
+                        woken.extend(waiters.into_iter().filter_map(Waiter::told));
+                    }
+                }
+                UNWANTED => {
+                    unwanted += batch.range(at).len() as u64;
+                    self.gone(index);
+                }
+                // It was over already: a repetition.
+                _ => {
+                    unwanted += batch.range(at).len() as u64;
+                    continue;
+                }
+            }
+            self.over += 1;
+            if batch.others.get(&at).is_some_and(|other| matches!(**other, Other::Failed(_))) {
+                self.failed += 1;
+            }
+        }
+        let kept = (batch.left > 0).then_some(batch);
+        match (reused, kept) {
+            (Some(key), kept @ Some(_)) => self.batches[(key - self.first_batch) as usize] = kept,
+            (Some(key), None) => self.free_batches.push(key),
+            (None, kept @ Some(_)) => self.batches.push_back(kept),
+            (None, None) => {}
+        }
+        (unwanted, woken)
+    }
+
+    fn next_batch(&self) -> u32 {
+        self.first_batch + self.batches.len() as u32
+    }
+
+    fn batch(&self, key: u32) -> Option<&Batch> {
+        self.batches.get(key.checked_sub(self.first_batch)? as usize)?.as_ref()
+    }
+
+    /// One who held a batch lets it go.
+    fn let_go(&mut self, key: u32) {
+        let at = (key - self.first_batch) as usize;
+        let Some(Some(batch)) = self.batches.get_mut(at) else { return };
+        batch.left -= 1;
+        if batch.left > 0 {
+            return;
+        }
+        self.batches[at] = None;
+        if !self.in_order {
+            self.free_batches.push(key);
+            return;
+        }
+        while matches!(self.batches.front(), Some(None)) {
+            self.batches.pop_front();
+            self.first_batch += 1;
+        }
+    }
+
+    /// Nobody wants the element any more; returns bytes of its result that were never read.
+    fn dropped(&mut self, index: u32) -> u64 {
+        let slot = self.slot(index);
+        match slot.batch {
+            GONE | UNWANTED => 0,
+            PENDING => {
+                self.waiting.remove(&index);
+                if let Some(slot) = self.slot_mut(index) {
+                    slot.batch = UNWANTED;
+                }
+                0
+            }
+            key => {
+                let at = slot.at & !READ;
+                let unread = slot.at & READ == 0;
+                let read = self.batch(key).filter(|_| unread).map_or(0, |batch| batch.range(at).len() as u64);
+                self.let_go(key);
+                self.gone(index);
+                read
+            }
+        }
+    }
+
+    fn watch(&mut self, waker: &Waker) {
+        if !self.watching.iter().any(|known| known.will_wake(waker)) {
+            self.watching.push(waker.clone());
+        }
+    }
+
+    fn end_all(&mut self, error: Error) -> Vec<Waker> {
+        self.all.get_or_insert(error);
+        let mut woken = std::mem::take(&mut self.watching);
+        for (_, waiters) in self.waiting.drain() {
+            woken.extend(waiters.into_iter().filter_map(Waiter::told));
+        }
+        woken
+    }
+}
+
+impl Waiter {
+    /// Tells a queue; a task is to be woken when no lock is held.
+    fn told(self) -> Option<Waker> {
+        match self {
+            Waiter::Task(waker) => Some(waker),
+            Waiter::Queue(ready, token) => ready.push(token),
+        }
+    }
+}
+
+/// The end of each element's result, also of those that have none; empty when all are empty. Nothing when the batch contradicts
+/// itself.
+fn complete_ends(ends: Vec<u32>, others: &FxHashMap<u32, Arc<Other>>, count: u32, bytes: usize) -> Option<Vec<u32>> {
+    let ends = if ends.is_empty() || ends.len() == count as usize {
+        ends
+    } else if ends.len() + others.len() == count as usize {
+        // Only those that have a result are in the column.
+        let (mut told, mut last) = (ends.iter(), 0);
+        let end = |at: u32| {
+            if !others.contains_key(&at) {
+                last = *told.next()?;
+            }
+            Some(last)
+        };
+        (0..count).map(end).collect::<Option<Vec<u32>>>()?
+    } else {
+        return None;
+    };
+    let grows = ends.iter().zip(ends.iter().skip(1)).all(|(one, next)| one <= next);
+    let last = ends.last().copied().unwrap_or(0) as usize;
+    (grows && last == bytes).then_some(ends)
+}

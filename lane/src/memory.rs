@@ -1,0 +1,175 @@
+//! Large values as sealed memory: a file that exists only in memory, cannot be changed or cut any more, and is passed by its
+//! descriptor. The receiver maps it read-only, so a gigabyte costs as much to pass as a byte.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+
+const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+
+/// Memory that never changes again.
+#[derive(Debug)]
+pub struct Sealed {
+    fd: OwnedFd,
+    len: u64,
+}
+
+impl Sealed {
+    /// Copies `bytes` into new memory.
+    ///
+    /// # Errors
+    /// No memory, or no descriptor is left.
+    pub fn new(bytes: &[u8]) -> io::Result<Self> {
+        Self::gather(&[bytes])
+    }
+
+    /// As [`Sealed::new`], from several parts.
+    ///
+    /// # Errors
+    /// As [`Sealed::new`].
+    pub fn gather(parts: &[&[u8]]) -> io::Result<Self> {
+        let mut file = File::from(create()?);
+        let mut len = 0;
+        for part in parts {
+            file.write_all(part)?;
+            len += part.len() as u64;
+        }
+        let fd = OwnedFd::from(file);
+        // SAFETY: no memory is involved.
+        if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS | libc::F_SEAL_SEAL) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Sealed { fd, len })
+    }
+
+    /// Takes memory that a peer has passed, if it is what the peer says.
+    ///
+    /// # Errors
+    /// It is not sealed (its owner could pull it away under us), or of another length.
+    pub fn from_peer(fd: OwnedFd, len: u64) -> io::Result<Self> {
+        // SAFETY: no memory is involved; `stat` is ours.
+        let (seals, size) = unsafe {
+            let seals = libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS);
+            let mut stat: libc::stat = std::mem::zeroed();
+            let size = if libc::fstat(fd.as_raw_fd(), &mut stat) == 0 { stat.st_size } else { -1 };
+            (seals, size)
+        };
+        if seals < 0 || seals & SEALS != SEALS {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "memory was passed that is not sealed"));
+        }
+        if u64::try_from(size) != Ok(len) {
+            let message = format!("memory of {size} bytes was passed where {len} were promised");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        Ok(Sealed { fd, len })
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Maps it for reading.
+    ///
+    /// # Errors
+    /// No address space, or too many mappings.
+    pub fn map(&self) -> io::Result<Mapped> {
+        let len = usize::try_from(self.len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        if len == 0 {
+            return Ok(Mapped { base: NonNull::dangling(), len });
+        }
+        // SAFETY: a new mapping of a file that is sealed against every change, so that the bytes are as constant as a slice's.
+        let base = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, self.fd.as_raw_fd(), 0) };
+        match NonNull::new(base.cast::<u8>()) {
+            Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => Ok(Mapped { base, len }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl AsFd for Sealed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl From<Sealed> for OwnedFd {
+    fn from(sealed: Sealed) -> Self {
+        sealed.fd
+    }
+}
+
+pub(crate) fn create() -> io::Result<OwnedFd> {
+    // SAFETY: the name is a C string; a result that is not negative is a new descriptor that is ours.
+    unsafe {
+        let fd = libc::memfd_create(c"scalable".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// Sealed memory, mapped for reading.
+#[derive(Debug)]
+pub struct Mapped {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the bytes are never written while they are mapped; unmapping is done once, by the owner.
+unsafe impl Send for Mapped {}
+// SAFETY: as above.
+unsafe impl Sync for Mapped {}
+
+impl std::ops::Deref for Mapped {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: a mapping of `len` bytes that lives as long as `self` and never changes (or a dangling pointer and no bytes).
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: the mapping is this value's own and no reference to it is left.
+            unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_is_read_back_and_cannot_be_written() {
+        let sealed = Sealed::gather(&[b"ab", b"", b"cde"]).expect("memory");
+        assert_eq!((&*sealed.map().expect("mapped"), sealed.len()), (&b"abcde"[..], 5));
+        let mut file = File::from(sealed.fd.try_clone().expect("a descriptor"));
+        assert!(file.write_all(b"x").is_err());
+        let taken = Sealed::from_peer(sealed.fd.try_clone().expect("a descriptor"), 5).expect("as promised");
+        assert_eq!(&*taken.map().expect("mapped"), b"abcde");
+        assert!(Sealed::from_peer(OwnedFd::from(sealed), 6).is_err());
+        assert!(Sealed::new(b"").expect("memory").map().expect("mapped").is_empty());
+    }
+
+    #[test]
+    fn memory_that_is_not_sealed_is_refused() {
+        assert!(Sealed::from_peer(create().expect("memory"), 0).is_err());
+        let file = File::open("/dev/null").expect("there");
+        assert!(Sealed::from_peer(file.into(), 0).is_err());
+    }
+}
