@@ -179,7 +179,7 @@ pub enum Input {
     Tick,
 }
 
-/// What an appended element waits for: a task of an earlier group, or one with a smaller index of its own.
+/// What an appended element waits for: any task of its run that exists, of the same group one with a smaller index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {
     /// The element that waits.

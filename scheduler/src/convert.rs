@@ -108,10 +108,15 @@ pub fn run(wire: &v1::RunSpec, names: &mut Names) -> Result<RunSpec, Refused> {
         max_failures: wire.max_failures,
         totals: amounts(&wire.totals, names)?,
         groups,
+        open: wire.open,
     })
 }
 
-fn group(wire: &v1::GroupSpec, ordinal: usize, names: &mut Names) -> Result<GroupSpec, Refused> {
+/// One group; its ordinal says which others it may refer to.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn group(wire: &v1::GroupSpec, ordinal: usize, names: &mut Names) -> Result<GroupSpec, Refused> {
     let template =
         wire.template.as_ref().ok_or_else(|| malformed(format!("group {ordinal} (`{}`) has no template", wire.name)))?;
     let earlier = |group: u32| -> Result<usize, Refused> {
@@ -142,7 +147,9 @@ fn group(wire: &v1::GroupSpec, ordinal: usize, names: &mut Names) -> Result<Grou
             }
             None => return Err(malformed(format!("group `{}` has a dependency without a kind", wire.name))),
         };
-        dependencies.push(Dependency { group: earlier(dependency.group)?, kind });
+        let reads = |input: &v1::Input| input.source.as_ref().is_some_and(|source| source.group == dependency.group);
+        let data = template.inputs.iter().any(reads);
+        dependencies.push(Dependency { group: earlier(dependency.group)?, kind, data });
     }
     Ok(GroupSpec {
         name: wire.name.clone(),
@@ -235,6 +242,8 @@ pub fn finish(report: &v1::AttemptReport, token: u32) -> messages::Finish {
         cpu: report.user_us.saturating_add(report.system_us),
         peak_memory_bytes: report.peak_memory_bytes,
         length: report.length,
+        result: messages::Stored::None,
+        missing: None,
         token,
     }
 }

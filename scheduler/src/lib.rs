@@ -7,6 +7,7 @@ pub mod auth;
 pub mod convert;
 pub mod door;
 pub mod http;
+pub mod object_key;
 pub mod options;
 pub mod provision;
 pub mod reactor;

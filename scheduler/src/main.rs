@@ -12,6 +12,7 @@ use scalable_proto::v1;
 use scalable_provider::local::{LocalOptions, LocalProvider, LocalWorkers};
 use scalable_scheduler::auth::Token;
 use scalable_scheduler::door::Door;
+use scalable_scheduler::object_key::ObjectKey;
 use scalable_scheduler::options::Options;
 use scalable_scheduler::reactor::{Identity, Lifetime, Reactor, Stop, Surroundings};
 use scalable_scheduler::{http, provision, records, serve, snapshot};
@@ -53,6 +54,7 @@ async fn run(options: Options) -> Result<()> {
         http: format!("http://{http_address}"),
         token_file: token_file.display().to_string(),
         heartbeat_ms: options.heartbeat_ms,
+        object_key: ObjectKey::random().map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?,
     };
 
     let (publisher, reader) = snapshot::channel();

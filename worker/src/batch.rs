@@ -14,11 +14,20 @@ const BYTES_MAX: usize = 1 << 20;
 const STARTED: u32 = 0;
 const FINISHED: u32 = 1;
 const SUCCEEDED: u32 = 2;
+const VALUE: u32 = 3;
+const OBJECT: u32 = 4;
 
 /// Batches that are not sent: the last one grows. Bounded by the attempts that can be on a worker.
 #[derive(Debug, Default)]
 pub struct Batch {
-    batches: VecDeque<(WorkerBatch, usize)>,
+    batches: VecDeque<Growing>,
+}
+
+#[derive(Debug, Default)]
+struct Growing {
+    batch: WorkerBatch,
+    values: Vec<u8>,
+    size: usize,
 }
 
 impl Batch {
@@ -29,7 +38,9 @@ impl Batch {
 
     /// The oldest batch.
     pub fn take(&mut self) -> WorkerBatch {
-        self.batches.pop_front().map(|(batch, _)| batch).unwrap_or_default()
+        let Growing { mut batch, values, .. } = self.batches.pop_front().unwrap_or_default();
+        batch.results = values.into();
+        batch
     }
 
     /// Nobody wants to hear it any more.
@@ -37,17 +48,17 @@ impl Batch {
         self.batches.clear();
     }
 
-    fn row(&mut self, handle: Handle, attempt: u32, event: u32, bytes: usize) -> &mut WorkerBatch {
-        let full = |(batch, size): &(WorkerBatch, usize)| batch.event.len() >= EVENTS_MAX || size + bytes > BYTES_MAX;
+    fn row(&mut self, handle: Handle, attempt: u32, event: u32, bytes: usize) -> &mut Growing {
+        let full = |one: &Growing| one.batch.event.len() >= EVENTS_MAX || one.size + bytes > BYTES_MAX;
         if self.batches.back().is_none_or(full) {
-            self.batches.push_back((WorkerBatch::default(), 0));
+            self.batches.push_back(Growing::default());
         }
-        let Some((batch, size)) = self.batches.back_mut() else { unreachable!("one was just pushed") };
-        *size += bytes;
-        batch.handle.push(handle.to_u64());
-        batch.attempt.push(attempt);
-        batch.event.push(event);
-        batch
+        let Some(one) = self.batches.back_mut() else { unreachable!("one was just pushed") };
+        one.size += bytes;
+        one.batch.handle.push(handle.to_u64());
+        one.batch.attempt.push(attempt);
+        one.batch.event.push(event);
+        one
     }
 
     /// It executes.
@@ -57,13 +68,30 @@ impl Batch {
 
     /// It succeeded and has nothing to tell but figures.
     pub fn brief(&mut self, handle: Handle, attempt: u32, figures: [u64; 5]) {
-        self.row(handle, attempt, SUCCEEDED, 48).brief.extend(figures);
+        self.row(handle, attempt, SUCCEEDED, 48).batch.brief.extend(figures);
+    }
+
+    /// A function returned this.
+    pub fn value(&mut self, handle: Handle, attempt: u32, wall_us: u32, value: &[u8]) {
+        let batch = self.row(handle, attempt, VALUE, value.len() + 20);
+        // As the wire wants it: a column of ends, and one arena.
+        batch.values.extend_from_slice(value);
+        let end = batch.values.len() as u32;
+        batch.batch.result_end.push(end);
+        batch.batch.wall_us.push(wall_us);
+    }
+
+    /// A function returned an object of so many bytes, which is kept here.
+    pub fn object(&mut self, handle: Handle, attempt: u32, wall_us: u32, bytes: u64) {
+        let batch = self.row(handle, attempt, OBJECT, 24);
+        batch.batch.object_size.push(bytes);
+        batch.batch.wall_us.push(wall_us);
     }
 
     /// It is over.
     pub fn report(&mut self, handle: Handle, attempt: u32, report: AttemptReport) {
         let bytes = prost::Message::encoded_len(&report);
-        self.row(handle, attempt, FINISHED, bytes + 24).reports.push(report);
+        self.row(handle, attempt, FINISHED, bytes + 24).batch.reports.push(report);
     }
 }
 
@@ -77,6 +105,9 @@ mod tests {
         let handle = Handle { slot: 1, generation: 1 };
         batch.started(handle, 1);
         batch.brief(handle, 1, [1, 2, 3, 4, 5]);
+        batch.value(handle, 1, 7, b"abc");
+        batch.object(handle, 1, 8, 1 << 20);
+        batch.value(handle, 1, 9, b"");
         let report = AttemptReport { message: "x".repeat(BYTES_MAX / 2), ..AttemptReport::default() };
         for _ in 0..3 {
             batch.report(handle, 1, report.clone());
@@ -87,8 +118,12 @@ mod tests {
             assert_eq!((one.handle.len(), one.attempt.len()), (one.event.len(), one.event.len()));
             assert_eq!(one.reports.len(), one.event.iter().filter(|e| **e == FINISHED).count());
             assert_eq!(one.brief.len(), 5 * one.event.iter().filter(|e| **e == SUCCEEDED).count());
+            if one.event.contains(&VALUE) {
+                assert_eq!((one.result_end, one.results), (vec![3, 3], bytes::Bytes::from_static(b"abc")));
+                assert_eq!((one.object_size, one.wall_us), (vec![1 << 20], vec![7, 8, 9]));
+            }
             events.push(one.event);
         }
-        assert_eq!(events, [vec![STARTED, SUCCEEDED, FINISHED], vec![FINISHED], vec![FINISHED]]);
+        assert_eq!(events, [vec![STARTED, SUCCEEDED, VALUE, OBJECT, VALUE, FINISHED], vec![FINISHED], vec![FINISHED]]);
     }
 }

@@ -45,6 +45,10 @@ pub struct Identity {
     pub resources: Resources,
     /// The machine's name.
     pub host: String,
+    /// Which programs can run here.
+    pub architecture: String,
+    /// The C library they find.
+    pub libc: String,
     /// The only cluster it may belong to; empty is any.
     pub cluster_id: String,
 }
@@ -254,6 +258,8 @@ impl Link {
             resources: Some(identity.resources),
             pid: std::process::id(),
             host: identity.host,
+            architecture: identity.architecture,
+            libc: identity.libc,
             ..WorkerHello::default()
         };
         let (generation, frames, out) = self.control.begin(now);

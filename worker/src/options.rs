@@ -58,6 +58,9 @@ pub struct Options {
     /// Refuse any other cluster than this one.
     #[arg(long, value_name = "ID")]
     pub cluster_id: Option<String>,
+    /// Directory of programs that functions are part of, each named by its BLAKE3 digest.
+    #[arg(long, value_name = "DIR")]
+    pub executables: Option<PathBuf>,
     /// End at once when the process that started this one ends.
     #[arg(long)]
     pub die_with_parent: bool,

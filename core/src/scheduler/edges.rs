@@ -230,6 +230,11 @@ impl EdgeRows {
         (prev == NIL).then_some(next)
     }
 
+    /// Edges out of an upstream task, from a head on.
+    pub(super) fn out_of(&self, head: u32) -> impl Iterator<Item = u32> + '_ {
+        std::iter::successors((head != NIL).then_some(head), |at| Some(self.next(*at)).filter(|next| *next != NIL))
+    }
+
     /// Edges that an element waits for, from a head on.
     pub(super) fn led_into(&self, head: u32) -> impl Iterator<Item = u32> + '_ {
         std::iter::successors((head != NIL).then_some(head), |at| Some(self.sibling(*at)).filter(|next| *next != NIL))

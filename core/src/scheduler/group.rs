@@ -124,6 +124,8 @@ pub(super) struct Group {
     pub(super) let_go: IntervalSet,
     /// Nobody needs them any more.
     pub(super) released: IntervalSet,
+    /// Growing groups that something of this one waits for as a whole, by itself or through what it waits for.
+    pub(super) behind: SmallVec<[GroupId; 2]>,
     /// Edges of single elements.
     pub(super) cells: Cells,
     /// Results that workers hold, or held and may have to be made again.

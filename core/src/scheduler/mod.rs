@@ -21,6 +21,7 @@
 mod accept;
 mod cancel;
 mod check;
+mod check_objects;
 mod counts;
 mod depend;
 mod edges;
@@ -50,7 +51,7 @@ mod worker_book;
 pub mod worker_table;
 
 pub use accept::DEPENDENCIES_PER_RUN_MAX;
-pub use counts::TransitionCounts;
+pub use counts::{Happening, TransitionCounts};
 pub use explain::Explanation;
 pub use task_table::TaskState;
 pub use views::{GroupView, PoolView, RunView, WorkerView};

@@ -7,6 +7,7 @@
 //! asked for. Nothing of this is counted for ranges: it follows from which elements are over.
 
 use super::Scheduler;
+use super::counts::Happening;
 use super::depend::{End, Settled, UpstreamKind};
 use super::group::{Group, Object};
 use super::interval_set::IntervalSet;
@@ -27,6 +28,7 @@ impl Scheduler {
         };
         let end = first.saturating_add(count).min(most);
         if group.let_go.insert_range(first, end) > 0 {
+            self.counts.note(Happening::LetGo);
             self.sweeping.push((id, first, end));
         }
     }
@@ -42,8 +44,12 @@ impl Scheduler {
             Some(object) if needed && !object.holders.is_empty() => {
                 object.holders.push(worker);
                 self.worker_mut(worker).objects.insert(task);
+                self.counts.note(Happening::Copied);
             }
-            _ => out.push(Output::DropObject { session, task }),
+            _ => {
+                self.counts.note(Happening::CopyRefused);
+                out.push(Output::DropObject { session, task });
+            }
         }
     }
 
@@ -278,6 +284,7 @@ impl Scheduler {
         for holder in std::mem::take(&mut object.holders) {
             let worker = self.workers[holder as usize].as_mut().expect("a holder is a live worker");
             worker.objects.remove(&task);
+            self.counts.note(Happening::Dropped);
             out.push(Output::DropObject { session: worker.session, task });
         }
     }
@@ -285,6 +292,7 @@ impl Scheduler {
     /// Elements that nobody needs any more; what they have read may follow.
     fn release(&mut self, id: GroupId, first: u32, end: u32, released: &mut BTreeMap<GroupId, IntervalSet>, out: &mut Outbox) {
         self.group_mut(id).released.insert_range(first, end);
+        self.counts.note(Happening::Released);
         released.entry(id).or_default().insert_range(first, end);
         let objects: Vec<u32> = self.group_of(id).objects.range(first..end).map(|(index, _)| *index).collect();
         for index in objects {

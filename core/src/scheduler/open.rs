@@ -5,6 +5,7 @@
 
 use super::Scheduler;
 use super::accept::{Before, Refusal};
+use super::counts::Happening;
 use super::depend::{End, Settled, UpstreamKind};
 use super::group::{Closed, Group};
 use super::rows::NIL;
@@ -60,6 +61,7 @@ impl Scheduler {
                 self.catch_up(group, out);
             }
             Err((code, message)) => {
+                self.counts.note(Happening::GroupRejected);
                 // The ordinal exists, and whatever is appended to it is over at once.
                 let mut spec = spec;
                 spec.dependencies.clear();
@@ -211,6 +213,7 @@ impl Scheduler {
         };
         match self.accept_append(run_id, id, first, count) {
             Ok(()) => {
+                self.counts.note(Happening::Appended);
                 self.extend(id, count);
                 let refused = self.refused_edges(id, first, count, edges);
                 self.reject_elements(run_id, id, ordinal, &refused, out);
@@ -282,6 +285,7 @@ impl Scheduler {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let count = group.waiting.remove_range(first, end);
         group.rejected.insert_range(first, end);
+        self.counts.note(Happening::ElementRejected);
         self.counts.task(super::TaskState::Waiting, super::task_table::TaskEvent::Refuse, count);
         if let Some(run) = self.runs.get_mut(&group.run) {
             run.failures += count;
@@ -303,12 +307,16 @@ impl Scheduler {
                 continue;
             }
             let known = self.groups.get(&upstream.group).filter(|up| up.run == group.run);
-            let before = upstream.group < id || upstream.group == id && upstream.index < element;
+            let before = upstream.group != id || upstream.index < element;
             let refusal = match known {
                 Some(up) if before && upstream.index < up.length.unwrap_or(0) => {
                     if data && up.released.contains(upstream.index) {
                         let message = format!("{}[{}], which it reads, was let go", up.name, upstream.index);
                         Some(("E_RELEASED", message))
+                    } else if self.waits_for_all_of(upstream.group, id) {
+                        let message =
+                            format!("it waits for {}[{}], which waits for all of its own group", up.name, upstream.index);
+                        Some(("E_CYCLE", message))
                     } else if room == 0 {
                         let message = format!("the scheduler holds {} edges and takes no more", self.config.edges_max);
                         Some(("E_TOO_MANY_EDGES", message))
@@ -328,6 +336,40 @@ impl Scheduler {
         refused.sort_by_key(|(element, _)| *element);
         refused.dedup_by_key(|(element, _)| *element);
         refused
+    }
+
+    /// Whether something of a group waits for all of a growing one, that is for an element yet to be appended to it.
+    fn waits_for_all_of(&self, group: GroupId, growing: GroupId) -> bool {
+        let mut work = vec![group];
+        let mut seen: Vec<GroupId> = Vec::new();
+        while let Some(id) = work.pop() {
+            let behind = self.groups.get(&id).map_or(&[][..], |group| &group.behind[..]);
+            for &other in behind.iter().filter(|other| self.groups.get(other).is_some_and(|other| other.growing)) {
+                if other == growing {
+                    return true;
+                }
+                if !seen.contains(&other) {
+                    seen.push(other);
+                    work.push(other);
+                }
+            }
+        }
+        false
+    }
+
+    /// What the upstream group waits for as a whole, this one does too from now on.
+    fn stand_behind(&mut self, id: GroupId, up: GroupId) {
+        let behind = match self.groups.get(&up) {
+            Some(up) if !up.behind.is_empty() => up.behind.clone(),
+            _ => return,
+        };
+        let new: Vec<GroupId> = behind.into_iter().filter(|other| self.groups.get(other).is_some_and(|up| up.growing)).collect();
+        let group = self.group_mut(id);
+        for other in new {
+            if let Err(at) = group.behind.binary_search(&other) {
+                group.behind.insert(at, other);
+            }
+        }
     }
 
     fn reject_elements(&mut self, run: RunId, id: GroupId, ordinal: u32, refused: &[(u32, Refusal)], out: &mut Outbox) {
@@ -356,6 +398,7 @@ impl Scheduler {
             }
             let met = match self.wait_for(upstream, data, always) {
                 Wait::Never(root) => {
+                    self.counts.note(Happening::EdgeDead);
                     dead.push((element, root));
                     continue;
                 }
@@ -363,6 +406,10 @@ impl Scheduler {
                 Wait::Met => true,
                 Wait::Unmet => false,
             };
+            if upstream.group != id {
+                self.stand_behind(id, upstream.group);
+            }
+            self.counts.note(if met { Happening::EdgeMet } else { Happening::EdgeWaits });
             let down = TaskRef { group: id, index: element };
             self.add_edge(upstream, down, data, met);
             if data && self.is_gone(upstream) {
@@ -439,6 +486,9 @@ impl Scheduler {
         let Some(run) = self.runs.get_mut(&id).filter(|run| run.paused != paused && run.end.is_none()) else { return };
         run.paused = paused;
         for group in run.groups.clone() {
+            if paused && self.group_of(group).ready_len() > 0 {
+                self.counts.note(Happening::Paused);
+            }
             self.index_group(group);
         }
     }

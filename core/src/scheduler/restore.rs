@@ -5,6 +5,7 @@
 //! result whose holders die again and again is given up, and what needs it is told why.
 
 use super::Scheduler;
+use super::counts::Happening;
 use super::depend::{End, Settled, UpstreamKind};
 use super::mutation::Mutation;
 use super::ready::ClassKey;
@@ -28,6 +29,7 @@ impl Scheduler {
         let mut gone = Vec::new();
         for task in objects {
             if self.forget_holder(worker, task, loss) {
+                self.counts.note(Happening::ResultLost);
                 gone.push(task);
             }
         }
@@ -56,6 +58,7 @@ impl Scheduler {
             }
         }
         self.restore(gone, out);
+        self.counts.note(if told { Happening::InputMissing } else { Happening::InputMissingUnfounded });
         told
     }
 
@@ -102,11 +105,16 @@ impl Scheduler {
                 let run = scheduler.groups.get(&task.group).and_then(|group| scheduler.runs.get(&group.run));
                 run.is_none_or(|run| run.end.is_some())
             };
-            if !self.is_gone(task) || ended(self) || !self.result_is_needed(task) {
+            let twice = self.mutations.has(Mutation::RestoreTwice) && !self.group_of(task.group).restoring.contains(task.index);
+            if !(self.is_gone(task) || twice) || ended(self) || !self.result_is_needed(task) {
                 continue;
             }
             self.take_back_end(task);
+            self.counts.note(Happening::MadeAgain);
             let inputs = self.gone_inputs(task.group, Some(task.index));
+            if !inputs.is_empty() {
+                self.counts.note(Happening::LineageMadeAgain);
+            }
             work.extend(inputs);
             again.push(task);
         }
@@ -160,6 +168,7 @@ impl Scheduler {
             let unmet = edge.data && std::mem::take(&mut edge.met);
             at = self.edges.next(at);
             if unmet && !self.mutations.has(Mutation::LoseEdge) {
+                self.counts.note(Happening::EdgeUnmet);
                 self.change_cell(down, |cell| cell.left += 1);
                 self.wait_again(down.group, down.index, down.index + 1);
             }
@@ -178,10 +187,12 @@ impl Scheduler {
             UpstreamKind::Whole | UpstreamKind::One(_) => {
                 if std::mem::take(&mut upstream.met) {
                     waiter.whole_left += 1;
+                    self.counts.note(Happening::GateClosed);
                     self.wait_again(down, 0, u32::MAX);
                 }
             }
             UpstreamKind::Projection { .. } | UpstreamKind::Edges(_) => {
+                self.counts.note(Happening::RangeUnmet);
                 for (first, end) in upstream.uncount(index) {
                     self.wait_again(down, first, end);
                 }
@@ -210,6 +221,7 @@ impl Scheduler {
     fn begin_again(&mut self, task: TaskRef, out: &mut Outbox) {
         let losses = self.group_of(task.group).objects.get(&task.index).map_or(0, |object| object.losses);
         if losses > self.config.restores_max {
+            self.counts.note(Happening::GivenUp);
             return self.give_up_waiting(task, OutcomeClass::LostWorker, out);
         }
         match self.inputs_of(task) {

@@ -109,6 +109,13 @@ impl Scheduler {
             run.tasks += u64::from(group.length.unwrap_or(0));
             group.kept = run.kept;
         }
+        for upstream in &group.upstreams {
+            let Some(up) = self.groups.get(&upstream.group) else { continue };
+            let whole = matches!(upstream.kind, super::depend::UpstreamKind::Whole) && up.growing;
+            group.behind.extend(up.behind.iter().copied().chain(whole.then_some(upstream.group)));
+        }
+        group.behind.sort_unstable();
+        group.behind.dedup();
         self.groups.insert(id, group);
     }
 
@@ -177,6 +184,7 @@ impl Scheduler {
             restoring: IntervalSet::new(),
             let_go: IntervalSet::new(),
             released: IntervalSet::new(),
+            behind: Default::default(),
             cells: Default::default(),
             objects: Default::default(),
             memos: Default::default(),

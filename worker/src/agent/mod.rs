@@ -2,6 +2,7 @@
 //! never waits for a disk; what may wait is handed to helpers.
 
 mod attempts;
+mod functions;
 mod wire;
 
 use std::collections::VecDeque;
@@ -24,6 +25,7 @@ use crate::batch::Batch;
 use crate::catalog::Catalog;
 use crate::cgroup::Cgroups;
 use crate::connection::{Arrived, Target};
+use crate::function::{BYTES_MAX, Functions, InMemory, Local, PreparedHost, architecture, libc};
 use crate::helpers::Helpers;
 use crate::job::{Ready, Settled};
 use crate::lane::{Lane, LaneEvent, Strangers};
@@ -58,6 +60,7 @@ enum Told {
     Settled(Serial, Box<Settled>),
     Look(Look),
     Written(Written),
+    Host(u64, Box<Result<PreparedHost, String>>),
 }
 
 /// How far leaving has come.
@@ -79,6 +82,7 @@ pub struct Agent {
     lane: Lane,
     catalog: Catalog,
     attempts: FxHashMap<Serial, Attempt>,
+    functions: Functions,
     next_serial: u64,
     helpers: Helpers,
     writer: Writer,
@@ -125,6 +129,8 @@ impl Agent {
             components: options.components.clone(),
             resources: options.capacity(),
             host: host(),
+            architecture: architecture().to_owned(),
+            libc: libc(),
             cluster_id: options.cluster_id.clone().unwrap_or_default(),
         };
         let target = Target { url: options.url(), token_file: options.token_file.clone() };
@@ -132,6 +138,11 @@ impl Agent {
         let now = Instant::now();
         Ok(Agent {
             born: now,
+            functions: Functions::new(
+                capacity.clone(),
+                Box::new(InMemory::new(options.memory.map_or(BYTES_MAX, |bytes| bytes / 2))),
+                Arc::new(Local::new(options.executables.clone())),
+            ),
             machine: Worker::new(capacity),
             names,
             lane: Lane::new(files, Strangers::Kill)?,
@@ -222,7 +233,8 @@ impl Agent {
             Leaving::Reports(until) | Leaving::Goodbye(until) => Some(until),
         };
         let fence = Some(self.link.last_heard() + self.options.fence_after).filter(|_| self.link.has_session());
-        let all = [machine, watch, leaving, fence, Some(self.link.next_deadline()), Some(self.sweep_due)];
+        let functions = self.functions.next_deadline();
+        let all = [machine, functions, watch, leaving, fence, Some(self.link.next_deadline()), Some(self.sweep_due)];
         all.into_iter().flatten().min().unwrap_or(self.sweep_due)
     }
 
@@ -237,11 +249,16 @@ impl Agent {
             self.link.forget(now);
             self.begin_anew();
         }
+        if self.functions.next_deadline().is_some_and(|at| at <= now) {
+            self.functions(|functions, cx| functions.tick(cx));
+        }
         let (counts, memory) = (self.machine.counts(), &self.attempts);
+        let (hosts, stored_bytes) = (self.functions.sampled_bytes(), self.functions.objects().stored_bytes());
         self.link.tick(now, || v1::Heartbeat {
-            memory_used_bytes: memory.values().map(|attempt| attempt.sampled_now).fold(0, u64::saturating_add),
+            memory_used_bytes: memory.values().map(|attempt| attempt.sampled_now).fold(hosts, u64::saturating_add),
             executing: counts.executing,
             queued: counts.queued,
+            stored_bytes,
             ..v1::Heartbeat::default()
         });
         while let Some(&(at, serial)) = self.unwatched.front()
@@ -307,12 +324,19 @@ impl Agent {
             self.link.send_control(worker_control::Body::Draining(v1::Drain { deadline_ms, reason: reason.to_owned() }));
         }
         let deadline = self.now().saturating_add(deadline.as_micros() as Micros);
+        self.begin_drain(deadline);
+    }
+
+    /// What no host has begun is not begun any more.
+    fn begin_drain(&mut self, deadline: Micros) {
+        self.functions(|functions, cx| functions.take_back_all(cx));
         self.step(Input::Drain { deadline });
     }
 
     /// Nothing that the old session wanted is wanted any more.
     fn begin_anew(&mut self) {
         self.step(Input::Void);
+        self.functions(|functions, cx| functions.void(cx));
         self.catalog.clear();
         self.batch.clear();
     }

@@ -27,6 +27,8 @@ pub enum Event {
     Control(worker_control::Body),
     Started { handle: u64, attempt: u32 },
     Finished { handle: u64, attempt: u32, report: Box<AttemptReport> },
+    Returned { handle: u64, attempt: u32, value: Vec<u8> },
+    Kept { handle: u64, attempt: u32, bytes: u64 },
 }
 
 /// A frame that is lost together with its connection.
@@ -264,10 +266,18 @@ impl Service {
         drop(state);
         let Some(worker_data::Body::Batch(batch)) = frame.body else { panic!("not a batch") };
         let (mut reports, mut brief) = (batch.reports.into_iter(), batch.brief.chunks(5));
+        let (mut ends, mut begin, mut kept) = (batch.result_end.into_iter(), 0, batch.object_size.into_iter());
+        assert_eq!(batch.wall_us.len(), batch.event.iter().filter(|event| **event > 2).count());
         for ((handle, attempt), event) in batch.handle.into_iter().zip(batch.attempt).zip(batch.event) {
             let _ = self.events.send(match event {
                 0 => Event::Started { handle, attempt },
                 1 => Event::Finished { handle, attempt, report: Box::new(reports.next().expect("one a finish")) },
+                3 => {
+                    let end = ends.next().expect("one a value") as usize;
+                    let value = batch.results[std::mem::replace(&mut begin, end)..end].to_vec();
+                    Event::Returned { handle, attempt, value }
+                }
+                4 => Event::Kept { handle, attempt, bytes: kept.next().expect("one an object") },
                 _ => {
                     let figures = brief.next().expect("one a success");
                     let report = AttemptReport {

@@ -214,7 +214,13 @@ impl World {
         let (task, attempt) = self.task(word);
         match attempt {
             Some(attempt) => &self.dispatches[&(task, attempt)],
-            None => self.dispatches.range((task, 0)..=(task, u32::MAX)).next_back().unwrap().1,
+            None => {
+                self.dispatches
+                    .range((task, 0)..=(task, u32::MAX))
+                    .next_back()
+                    .unwrap_or_else(|| panic!("{word} was not dispatched"))
+                    .1
+            }
         }
     }
 
