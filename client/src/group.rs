@@ -276,7 +276,9 @@ impl Group {
             others.extend((0..rejected.count).map(|at| (at, end.clone())));
             let elements = Elements::From(rejected.first);
             let batch = Batch { elements, count: rejected.count, bytes: Bytes::new(), ends: Vec::new(), others, left: 0 };
-            self.state().take(batch).1
+            let mut state = self.state();
+            // The group was refused, and why was said: that its elements are too is no news.
+            if state.all.is_some() { Vec::new() } else { state.take(batch).1 }
         };
         woken.into_iter().for_each(Waker::wake);
     }

@@ -179,7 +179,7 @@ setters! {
         options.custom.push((name.to_owned(), amount));
         options.custom.sort();
     }
-    /// The component it runs in: the manifest's word for image, environment and mounts. Empty: any worker.
+    /// The component it runs in: the manifest's word for image, environment and mounts. `default` unless said.
     fn component(component: &str) |options| { options.component = component.to_owned(); }
     /// Further attempts after it failed, panicked or ran into its timeout. 0 unless said. Lost workers and memory have budgets of
     /// their own.

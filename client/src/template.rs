@@ -11,6 +11,9 @@ use crate::outbox::inputs_of;
 /// Cpus of a task that says nothing, thousandths.
 const MILLI_CPUS: u64 = 1000;
 
+/// The component of a task that says nothing, as in a manifest.
+const COMPONENT: &str = "default";
+
 /// A group that grows and whose results come to its client.
 pub(crate) fn group_spec(name: String, function: v1::FunctionCall, shape: Shape, options: &Options) -> v1::GroupSpec {
     let isolation = match options.isolation {
@@ -24,7 +27,7 @@ pub(crate) fn group_spec(name: String, function: v1::FunctionCall, shape: Shape,
         ..Default::default()
     };
     let template = v1::TaskTemplate {
-        component: options.component.clone(),
+        component: if options.component.is_empty() { COMPONENT.to_owned() } else { options.component.clone() },
         command: Some(v1::task_template::Command::Function(function)),
         inputs: inputs_of(shape).map(input).collect(),
         ..Default::default()

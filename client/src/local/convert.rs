@@ -20,7 +20,7 @@ pub(super) fn group(wire: &v1::GroupSpec, names: &mut Names) -> Result<GroupSpec
     }
     Ok(GroupSpec {
         name: wire.name.clone(),
-        component: String::new(),
+        component: template.component,
         length: Length::Growing,
         dependencies,
         priority: wire.priority,
