@@ -463,7 +463,7 @@ impl Connection {
         }
         drop(outbox);
         if let Some(bytes) = open.shared.taken() {
-            self.control.push(ControlBody::Taken(v1::ResultsTaken { bytes }));
+            self.control.push(ControlBody::Taken(v1::ResultsTaken { weight: bytes }));
         }
     }
 

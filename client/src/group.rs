@@ -250,7 +250,7 @@ impl Group {
                     let root = self.shared().task_name(error.root_group, error.root_index);
                     Other::Failed(TaskError::from_wire(error, format!("{}[{}]", self.name, elements.index(other.at)), root))
                 }
-                None => continue,
+                Some(v1::other_end::End::Finished(_)) | None => continue,
             };
             found.insert(other.at, Arc::new(end));
         }
