@@ -224,7 +224,7 @@ impl Calls {
 
     /// True when it is large enough to be sent.
     pub fn is_full(&self) -> bool {
-        self.frame.len() >= FRAME_BYTES_GOOD || self.memory.len() >= FRAME_FDS_MAX - MEMORY_WITH_CALL_MAX
+        self.count > 0 && self.frame.len() >= FRAME_BYTES_GOOD || self.memory.len() >= FRAME_FDS_MAX - MEMORY_WITH_CALL_MAX
     }
 
     /// Appends a call without inputs whose values are small. To be asked before: [`Calls::is_full`].

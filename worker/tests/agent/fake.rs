@@ -58,6 +58,9 @@ struct State {
     data: Option<Out<SchedulerData>>,
     cuts: Vec<Cut>,
     silent: bool,
+    /// Set: events on data are counted and not told.
+    counts: bool,
+    counted: u64,
 }
 
 impl State {
@@ -263,8 +266,12 @@ impl Service {
             Arrival::Gap => panic!("a frame on data is missing"),
         }
         state.acknowledge();
-        drop(state);
         let Some(worker_data::Body::Batch(batch)) = frame.body else { panic!("not a batch") };
+        if state.counts {
+            state.counted += batch.event.iter().filter(|event| **event > 2).count() as u64;
+            return true;
+        }
+        drop(state);
         let (mut reports, mut brief) = (batch.reports.into_iter(), batch.brief.chunks(5));
         let (mut ends, mut begin, mut kept) = (batch.result_end.into_iter(), 0, batch.object_size.into_iter());
         assert_eq!(batch.wall_us.len(), batch.event.iter().filter(|event| **event > 2).count());
@@ -425,6 +432,13 @@ impl Fake {
         let mut state = self.state.lock().expect("no test panics inside");
         state.forgets = forgets;
         (state.control, state.data) = (None, None);
+    }
+
+    /// From now on events on data are only counted; says how many functions have returned since.
+    pub fn count(&self) -> u64 {
+        let mut state = self.state.lock().expect("no test panics inside");
+        state.counts = true;
+        state.counted
     }
 
     /// Neither acknowledges nor says anything from now on.

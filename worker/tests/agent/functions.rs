@@ -461,3 +461,61 @@ async fn a_drain_lets_calls_end_and_gives_the_rest_back() {
     assert!(matches!(fake.came(wait).await, Came::Value(_)));
     assert_eq!(worker.code().await, Some(0));
 }
+
+/// Clock ticks of processor time that a process has taken.
+fn ticks(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum()
+}
+
+/// How fast calls go from dispatch to report through one agent with two slots, and what agent and hosts take of a processor for each.
+/// `cargo test --release -p scalable-worker --test agent -- --ignored --nocapture measure_calls` prints one JSON object a line.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn measure_calls() {
+    let calls_in_all: u64 = std::env::var("CALLS").ok().and_then(|calls| calls.parse().ok()).unwrap_or(4_000_000);
+    for (name, isolation) in [("process", Isolation::Process), ("thread", Isolation::Thread)] {
+        let mut fake = Fake::start().await;
+        let worker = fake.ready(&["--cpus", "2"]).await;
+        fake.announce(&[("nothing", native("nothing", isolation), plain())]);
+        fake.shape(3, Resources { milli_cpus: 1000, ..Resources::default() });
+        let first = fake.call_all(1, 3, 0, &[(0, Vec::new())])[0];
+        fake.came(first).await;
+        let (batch, ahead) = (4096u64, 1u64 << 16);
+        let columns = |value: u32| vec![value; batch as usize];
+        let (mut sent, mut done) = (0, fake.count());
+        let begin = Instant::now();
+        while done < calls_in_all {
+            while sent < calls_in_all && sent - done <= ahead - batch {
+                let slots = (0..batch).map(|n| (2 << 32) + (sent % ahead) + n + ((sent / ahead) << 32));
+                fake.data(scheduler_data::Body::Dispatch(DispatchBatch {
+                    handle: slots.collect(),
+                    group: columns(1),
+                    index: (0..batch as u32).collect(),
+                    attempt: columns(1),
+                    shape: columns(3),
+                    timeout_ms: vec![0; batch as usize],
+                    task_id: (0..batch).map(|n| 1 << 32 | n).collect(),
+                    fence: (sent..sent + batch).collect(),
+                    args_end: (1..=batch as u32).map(|n| n * 8).collect(),
+                    args: vec![1; batch as usize * 8].into(),
+                }));
+                sent += batch;
+            }
+            tokio::time::sleep(Duration::from_micros(200)).await;
+            done = fake.count();
+        }
+        let wall = begin.elapsed().as_secs_f64();
+        let agent = worker.pid().as_raw();
+        let children = std::fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap_or_default();
+        let hosts: u64 = children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(ticks).sum();
+        let each = |ticks: u64| (ticks as f64 * 1e7 / done as f64).round();
+        println!(
+            "{{\"id\":\"calls.{name}\",\"per_second\":{:.0},\"agent_cpu_ns\":{},\"host_cpu_ns\":{},\"calls\":{done}}}",
+            done as f64 / wall,
+            each(ticks(agent)),
+            each(hosts)
+        );
+    }
+}
