@@ -1,5 +1,7 @@
 //! What is behind a session: a scheduler somewhere, or one inside this process.
 
+use std::path::PathBuf;
+
 use scalable_proto::v1;
 use tokio::sync::OnceCell;
 
@@ -20,13 +22,15 @@ pub(crate) struct Remote {
     pub(crate) client: Client,
     /// Name of the session's run.
     pub(crate) run: String,
+    /// Where it is recorded and its outputs are, on this machine.
+    pub(crate) directory: Option<PathBuf>,
     /// This program, described once.
     program: OnceCell<v1::Executable>,
 }
 
 impl Remote {
-    pub(crate) fn new(client: Client, run: String) -> Remote {
-        Remote { client, run, program: OnceCell::new() }
+    pub(crate) fn new(client: Client, run: String, directory: Option<PathBuf>) -> Remote {
+        Remote { client, run, directory, program: OnceCell::new() }
     }
 }
 

@@ -462,8 +462,8 @@ impl Connection {
             self.control.push(word);
         }
         drop(outbox);
-        if let Some(bytes) = open.shared.taken() {
-            self.control.push(ControlBody::Taken(v1::ResultsTaken { weight: bytes }));
+        if let Some(weight) = open.shared.taken() {
+            self.control.push(ControlBody::Taken(v1::ResultsTaken { weight }));
         }
     }
 
@@ -552,6 +552,7 @@ impl Connection {
             (Some(Body::Submitted(reply)), _) => self.answered(reply),
             (Some(Body::Results(results)), Some(open)) => open.shared.results(results),
             (Some(Body::Rejected(rejected)), Some(open)) => open.shared.rejected(rejected),
+            (Some(Body::Peer(peer)), Some(open)) => open.shared.introduced(peer),
             _ => {}
         }
         Ok(())

@@ -26,7 +26,7 @@ const PENDING: u32 = u32::MAX;
 const UNWANTED: u32 = u32::MAX - 1;
 /// Over, and nobody wants it any more.
 const GONE: u32 = u32::MAX - 2;
-/// In `at`: its bytes were counted as read.
+/// In `at`: it was read.
 const READ: u32 = 1 << 31;
 
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +61,10 @@ struct Batch {
     others: FxHashMap<u32, Arc<Other>>,
     /// Results that somebody may still want.
     left: u32,
+    /// Of these, how many were not read.
+    unread: u32,
+    /// What the batch counts in the scheduler's window.
+    weight: u64,
 }
 
 /// An end that is no inline result.
@@ -68,6 +72,8 @@ struct Batch {
 pub(crate) enum Other {
     /// To be fetched.
     Object(v1::ObjectRef),
+    /// There is none: it was a command, and it succeeded.
+    Finished(v1::AttemptReport),
     /// There is none.
     Failed(TaskError),
 }
@@ -201,7 +207,7 @@ impl Group {
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.stake.0
+        &self.stake.shared
     }
 
     pub(crate) fn ordinal(&self) -> u32 {
@@ -233,7 +239,8 @@ impl Group {
                 reason: format!("a batch of results of {} does not add up", self.name),
             });
         };
-        let batch = Batch { elements, count, bytes: results.results, ends, others, left: 0 };
+        let weight = results.weight;
+        let batch = Batch { elements, count, bytes: results.results, ends, others, left: 0, unread: 0, weight };
         let (unwanted, woken) = self.state().take(batch);
         if unwanted > 0 {
             shared.was_read(unwanted);
@@ -246,11 +253,12 @@ impl Group {
         for other in others.into_iter().filter(|other| other.at < count) {
             let end = match other.end {
                 Some(v1::other_end::End::Object(object)) => Other::Object(object),
+                Some(v1::other_end::End::Finished(report)) => Other::Finished(report),
                 Some(v1::other_end::End::Error(error)) => {
                     let root = self.shared().task_name(error.root_group, error.root_index);
                     Other::Failed(TaskError::from_wire(error, format!("{}[{}]", self.name, elements.index(other.at)), root))
                 }
-                Some(v1::other_end::End::Finished(_)) | None => continue,
+                None => continue,
             };
             found.insert(other.at, Arc::new(end));
         }
@@ -275,7 +283,9 @@ impl Group {
             let end = Arc::new(Other::Failed(error));
             others.extend((0..rejected.count).map(|at| (at, end.clone())));
             let elements = Elements::From(rejected.first);
-            let batch = Batch { elements, count: rejected.count, bytes: Bytes::new(), ends: Vec::new(), others, left: 0 };
+            let bytes = Bytes::new();
+            let count = rejected.count;
+            let batch = Batch { elements, count, bytes, ends: Vec::new(), others, left: 0, unread: 0, weight: 0 };
             let mut state = self.state();
             // The group was refused, and why was said: that its elements are too is no news.
             if state.all.is_some() { Vec::new() } else { state.take(batch).1 }
@@ -369,6 +379,16 @@ impl Group {
     pub(crate) fn poll_over(&self, waker: &Waker) -> Poll<()> {
         let mut state = self.state();
         if state.length == Some(state.over) || state.all.is_some() {
+            return Poll::Ready(());
+        }
+        state.watch(waker);
+        Poll::Pending
+    }
+
+    /// Ready when so many elements are over, or nothing arrives any more.
+    pub(crate) fn poll_over_of(&self, length: u32, waker: &Waker) -> Poll<()> {
+        let mut state = self.state();
+        if state.over >= length || state.all.is_some() {
             return Poll::Ready(());
         }
         state.watch(waker);
@@ -561,37 +581,45 @@ impl State {
         }
     }
 
-    /// A result and how many bytes of it are read for the first time.
+    /// A result, and what its batch weighs when this was the last of it that was not read.
     fn raw(&mut self, index: u32, slot: Slot) -> (Raw, u64) {
         let Some(batch) = self.batch(slot.batch) else {
             // A slot names a batch only while the batch counts it.
             return (Raw::Inline(Bytes::new()), 0);
         };
         let at = slot.at & !READ;
-        if let Some(other) = batch.others.get(&at) {
-            return (Raw::Other(other.clone()), 0);
+        let raw = match batch.others.get(&at) {
+            Some(other) => Raw::Other(other.clone()),
+            None => Raw::Inline(batch.bytes.slice(batch.range(at))),
+        };
+        if slot.at & READ != 0 {
+            return (raw, 0);
         }
-        let range = batch.range(at);
-        let read = if slot.at & READ == 0 { range.len() as u64 } else { 0 };
-        let raw = Raw::Inline(batch.bytes.slice(range));
         if let Some(slot) = self.slot_mut(index) {
             slot.at |= READ;
         }
-        (raw, read)
+        (raw, self.read_one(slot.batch))
     }
 
-    /// Takes a batch; returns bytes of results that nobody wants, and who is to be woken.
+    /// One more result of a batch was read or let go of; what the batch weighs when it was the last.
+    fn read_one(&mut self, key: u32) -> u64 {
+        match self.batches.get_mut((key - self.first_batch) as usize) {
+            Some(Some(batch)) => {
+                batch.unread -= 1;
+                if batch.unread == 0 { batch.weight } else { 0 }
+            }
+            _ => 0,
+        }
+    }
+
+    /// Takes a batch; returns what it weighs when nobody wants anything of it, and who is to be woken.
     fn take(&mut self, mut batch: Batch) -> (u64, Vec<Waker>) {
         let reused = self.free_batches.pop();
         let key = reused.unwrap_or_else(|| self.next_batch());
         let mut woken = std::mem::take(&mut self.watching);
-        let mut unwanted = 0;
         for at in 0..batch.count {
             let index = batch.index(at);
-            let Some(slot) = self.slot_mut(index) else {
-                unwanted += batch.range(at).len() as u64;
-                continue;
-            };
+            let Some(slot) = self.slot_mut(index) else { continue };
             match slot.batch {
                 PENDING => {
                     *slot = Slot { batch: key, at };
@@ -602,21 +630,17 @@ impl State {
                         woken.extend(waiters.into_iter().filter_map(Waiter::told));
                     }
                 }
-                UNWANTED => {
-                    unwanted += batch.range(at).len() as u64;
-                    self.gone(index);
-                }
+                UNWANTED => self.gone(index),
                 // It was over already: a repetition.
-                _ => {
-                    unwanted += batch.range(at).len() as u64;
-                    continue;
-                }
+                _ => continue,
             }
             self.over += 1;
             if batch.others.get(&at).is_some_and(|other| matches!(**other, Other::Failed(_))) {
                 self.failed += 1;
             }
         }
+        batch.unread = batch.left;
+        let unwanted = if batch.left == 0 { batch.weight } else { 0 };
         let kept = (batch.left > 0).then_some(batch);
         match (reused, kept) {
             (Some(key), kept @ Some(_)) => self.batches[(key - self.first_batch) as usize] = kept,
@@ -654,7 +678,7 @@ impl State {
         }
     }
 
-    /// Nobody wants the element any more; returns bytes of its result that were never read.
+    /// Nobody wants the element any more; returns what its batch weighs when this was the last of it that was not read.
     fn dropped(&mut self, index: u32) -> u64 {
         let slot = self.slot(index);
         match slot.batch {
@@ -667,9 +691,7 @@ impl State {
                 0
             }
             key => {
-                let at = slot.at & !READ;
-                let unread = slot.at & READ == 0;
-                let read = self.batch(key).filter(|_| unread).map_or(0, |batch| batch.range(at).len() as u64);
+                let read = if slot.at & READ == 0 { self.read_one(key) } else { 0 };
                 self.let_go(key);
                 self.gone(index);
                 read

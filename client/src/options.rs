@@ -51,6 +51,12 @@ impl From<&str> for Cpus {
 #[derive(Clone, Debug)]
 pub struct Memory(Result<u64, String>);
 
+impl Memory {
+    pub(crate) fn bytes(self) -> Result<u64, String> {
+        self.0
+    }
+}
+
 impl From<u64> for Memory {
     fn from(bytes: u64) -> Self {
         Memory(if bytes > 0 { Ok(bytes) } else { Err("0".to_owned()) })

@@ -2,6 +2,7 @@
 
 use std::any::TypeId;
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
@@ -12,14 +13,15 @@ use crate::backend::Backend;
 use crate::columns::Columns;
 use crate::function::{Callable, Task};
 use crate::functions;
-use crate::group::Group;
+use crate::group::{Group, Progress};
 use crate::handle::Handle;
 use crate::map::Map;
 use crate::options::Options;
 use crate::outbox::{Elements, Outbox};
+use crate::processes::Processes;
 use crate::shared::{Shared, Stake};
 use crate::template;
-use crate::{Error, codec};
+use crate::{Client, Error, codec};
 
 /// An open run on a scheduler. Cheap to clone; when the last clone is dropped the run takes no more tasks, and ends when those it has
 /// are over and nobody has a handle of theirs.
@@ -57,15 +59,15 @@ pub(crate) struct Inner {
     pub(crate) stake: Arc<Stake>,
     growing: Mutex<FxHashMap<Key, Arc<Group>>>,
     names: Mutex<FxHashMap<String, u32>>,
-    backend: Backend,
+    pub(crate) backend: Backend,
 }
 
 impl Drop for Inner {
     /// Nobody submits any more. What is under way goes on while somebody has a handle.
     fn drop(&mut self) {
-        let mut outbox = self.stake.0.outbox();
+        let mut outbox = self.stake.shared.outbox();
         outbox.close();
-        self.stake.0.queued(outbox);
+        self.stake.shared.queued(outbox);
     }
 }
 
@@ -75,13 +77,14 @@ thread_local! {
 }
 
 impl Session {
-    pub(crate) fn new(shared: Arc<Shared>, backend: Backend) -> Session {
-        let inner = Inner { stake: Arc::new(Stake(shared)), growing: Mutex::default(), names: Mutex::default(), backend };
+    pub(crate) fn new(shared: Arc<Shared>, backend: Backend, processes: Option<Processes>) -> Session {
+        let stake = Arc::new(Stake { shared, processes });
+        let inner = Inner { stake, growing: Mutex::default(), names: Mutex::default(), backend };
         Session { inner: Arc::new(inner) }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.inner.stake.0
+        &self.inner.stake.shared
     }
 
     /// Submits one call of a task and returns its handle as soon as the call waits to be sent. Tasks of one function and the same
@@ -229,6 +232,37 @@ impl Session {
         Map::new(self.clone(), options, A::SHAPE, A::FIXED, arguments.open())
     }
 
+    /// How far each group of tasks is that somebody still has a handle of, by name.
+    pub fn progress(&self) -> Vec<(String, Progress)> {
+        let groups = self.shared().groups().into_iter();
+        groups.map(|(group, length)| (group.name().to_owned(), Progress { submitted: length, ..group.progress() })).collect()
+    }
+
+    /// Waits until every task is over that somebody has a handle of, and ends the session when its handles are dropped. Tasks without a
+    /// handle are not waited for.
+    pub async fn close(self) {
+        for (group, length) in self.shared().groups() {
+            let over = poll_fn(|context| group.poll_over_of(length, context.waker()));
+            self.shared().while_waiting(over).await;
+        }
+    }
+
+    /// The connection behind the session, for what is asked about runs and workers; none for a session inside this process.
+    pub fn client(&self) -> Option<&Client> {
+        match &self.inner.backend {
+            Backend::Remote(remote) => Some(&remote.client),
+            Backend::Local => None,
+        }
+    }
+
+    /// Name of the session's run.
+    pub fn run(&self) -> &str {
+        match &self.inner.backend {
+            Backend::Remote(remote) => &remote.run,
+            Backend::Local => "local",
+        }
+    }
+
     /// The group that single calls are appended to from now on.
     async fn grow<F: Task>(&self, key: &Key) -> Result<Arc<Group>, Error> {
         let options = key.options.clone().unwrap_or_else(F::options);
@@ -271,7 +305,7 @@ impl Session {
         self.inner.growing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unique_name(&self, wanted: &str) -> String {
+    pub(crate) fn unique_name(&self, wanted: &str) -> String {
         let mut names = self.inner.names.lock().unwrap_or_else(PoisonError::into_inner);
         let used = names.entry(wanted.to_owned()).or_insert(0);
         *used += 1;

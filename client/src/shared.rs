@@ -1,5 +1,5 @@
-//! What the user's side of a session and its connection share: the outbox, the groups whose results come, and how many bytes of
-//! results were taken.
+//! What the user's side of a session and its connection share: the outbox, the groups whose results come, and how much of the
+//! results was taken.
 //!
 //! Flow control of results: a result counts as taken when it was read or is not wanted any more; while somebody waits for a result
 //! that is not there, everything that arrives counts as taken, for what is waited for may lie behind it.
@@ -7,15 +7,20 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
+use rustc_hash::FxHashMap;
 use scalable_proto::v1;
+use scalable_store::{Fetcher, FetcherOptions, Holder, SegmentPool};
 use tokio::sync::Notify;
 
 use crate::Error;
 use crate::group::Group;
 use crate::outbox::{Outbox, Range};
+use crate::processes::Processes;
 
-/// The scheduler hears of taken bytes when so many were taken since it heard of them last.
+/// The scheduler hears of taken results when so much was taken since it heard of them last, in its own measure.
 const TAKEN_STEP: u64 = 256 << 10;
+/// Memory for fetched results that is kept to be used again.
+const FETCH_POOL_BYTES: usize = 64 << 20;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -38,6 +43,9 @@ pub(crate) struct Shared {
     /// Nobody submits any more and nobody has a handle.
     abandoned: AtomicBool,
     over: OnceLock<Error>,
+    /// Where workers answer that hold results.
+    peers: RwLock<FxHashMap<u32, Holder>>,
+    fetcher: OnceLock<Fetcher>,
 }
 
 impl Shared {
@@ -56,6 +64,8 @@ impl Shared {
             waiting: AtomicU32::new(0),
             abandoned: AtomicBool::new(false),
             over: OnceLock::new(),
+            peers: RwLock::default(),
+            fetcher: OnceLock::new(),
         })
     }
 
@@ -132,13 +142,35 @@ impl Shared {
 
     /// Results have come.
     pub(crate) fn results(&self, results: v1::ResultBatch) {
-        let bytes = results.results.len() as u64;
-        self.arrived.fetch_add(bytes, Ordering::Relaxed);
+        let weight = results.weight;
+        self.arrived.fetch_add(weight, Ordering::Relaxed);
         let length = self.outbox().length(results.group);
         match self.group(results.group) {
             Some(group) => group.arrived(results, length),
-            None => self.was_read(bytes),
+            None => self.was_read(weight),
         }
+    }
+
+    /// A worker that holds results is, or has moved.
+    pub(crate) fn introduced(&self, peer: v1::AnnouncePeer) {
+        let holder = Holder { address: peer.address, host: peer.host };
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(peer.peer, holder);
+    }
+
+    /// Those of the peers that are known.
+    pub(crate) fn holders(&self, peers: &[u32]) -> Vec<Holder> {
+        let known = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.iter().filter_map(|peer| known.get(peer).cloned()).collect()
+    }
+
+    /// What fetches results from workers: started when it is needed first.
+    pub(crate) fn fetcher(&self) -> std::io::Result<&Fetcher> {
+        if self.fetcher.get().is_none() {
+            let started = Fetcher::start(FetcherOptions::new(SegmentPool::new(FETCH_POOL_BYTES)))?;
+            // When another thread was faster, its fetcher stays and this one ends.
+            let _ = self.fetcher.set(started);
+        }
+        self.fetcher.get().ok_or_else(|| std::io::Error::other("it was not kept"))
     }
 
     /// Elements were refused, or with `count` 0 the group.
@@ -149,9 +181,9 @@ impl Shared {
         }
     }
 
-    /// The user has taken bytes of results.
-    pub(crate) fn was_read(&self, bytes: u64) {
-        let read = self.read.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    /// The user has taken results of this weight.
+    pub(crate) fn was_read(&self, weight: u64) {
+        let read = self.read.fetch_add(weight, Ordering::Relaxed) + weight;
         if read >= self.reported.load(Ordering::Relaxed) + TAKEN_STEP {
             self.wake.notify_one();
         }
@@ -220,6 +252,13 @@ impl Shared {
         self.abandoned.load(Ordering::Acquire)
     }
 
+    /// Groups that somebody still has to do with, and how many elements each has.
+    pub(crate) fn groups(&self) -> Vec<(Arc<Group>, u32)> {
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let outbox = self.outbox();
+        groups.iter().filter_map(Weak::upgrade).map(|group| (group.clone(), outbox.length(group.ordinal()))).collect()
+    }
+
     /// Queues words.
     pub(crate) fn release(&self, range: Range) {
         let mut outbox = self.outbox();
@@ -245,11 +284,16 @@ impl Drop for Waiting<'_> {
 
 /// Held by everybody who has to do with a session; the connection ends when the last one is dropped.
 #[derive(Debug)]
-pub(crate) struct Stake(pub(crate) Arc<Shared>);
+pub(crate) struct Stake {
+    pub(crate) shared: Arc<Shared>,
+    /// The session's own processes, which end when nobody has to do with it any more.
+    #[allow(dead_code)]
+    pub(crate) processes: Option<Processes>,
+}
 
 impl Drop for Stake {
     fn drop(&mut self) {
-        let shared = &self.0;
+        let shared = &self.shared;
         shared.abandoned.store(true, Ordering::Release);
         let mut outbox = shared.outbox();
         outbox.close();

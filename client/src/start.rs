@@ -5,6 +5,7 @@ use std::path::Path;
 use scalable_proto::v1;
 
 use crate::backend::{Backend, Remote};
+use crate::processes::Processes;
 use crate::session::{Session, refused};
 use crate::{Client, Error};
 
@@ -21,7 +22,7 @@ impl Session {
     /// # }
     /// ```
     pub async fn connect(address: &str, token: &str) -> Result<Session, Error> {
-        Session::open(Client::connect(address, token).await?, "").await
+        Session::open(Client::connect(address, token).await?, None, None).await
     }
 
     /// As [`Session::connect`], with the token in a file.
@@ -51,14 +52,26 @@ impl Session {
         Session::connect_with_token_file(&address, token_file).await
     }
 
-    /// Opens a run on a connection. Without a name the run gets one from the time and this program's name.
-    async fn open(client: Client, project: &str) -> Result<Session, Error> {
+    /// Opens a run on a connection, recorded where a directory is named.
+    pub(crate) async fn open(client: Client, directory: Option<&Path>, processes: Option<Processes>) -> Result<Session, Error> {
         let program = std::env::current_exe().ok();
         let program = program.as_deref().and_then(Path::file_stem).map(|name| name.to_string_lossy().into_owned());
-        let project = if project.is_empty() { program.unwrap_or_default() } else { project.to_owned() };
-        let spec = v1::RunSpec { project: project.clone(), name: run_name(&project)?, ..Default::default() };
+        let project: String =
+            program.unwrap_or_default().chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect();
+        let project = if project.is_empty() { "session".to_owned() } else { project };
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let directory = directory.map(std::fs::canonicalize).transpose();
+        let directory =
+            directory.map_err(|error| refused("NO_DIRECTORY", format!("the session's directory is gone: {error}"), ""))?;
+        let spec = v1::RunSpec {
+            name: run_name(&project)?,
+            project,
+            directory: directory.as_deref().map(path).unwrap_or_default(),
+            base_directory: std::env::current_dir().ok().as_deref().map(path).unwrap_or_default(),
+            ..Default::default()
+        };
         let (shared, run) = client.open_run(spec).await?;
-        Ok(Session::new(shared, Backend::Remote(Remote::new(client, run))))
+        Ok(Session::new(shared, Backend::Remote(Remote::new(client, run, directory)), processes))
     }
 }
 
@@ -66,7 +79,7 @@ impl Session {
 fn run_name(project: &str) -> Result<String, Error> {
     let mut random = [0; 4];
     getrandom::fill(&mut random).map_err(|error| refused("NO_RANDOMNESS", format!("no name could be drawn: {error}"), ""))?;
-    let project: String = project.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).take(40).collect();
+    let project: String = project.chars().take(40).collect();
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     Ok(format!("run-{seconds}-{project}-{:08x}", u32::from_le_bytes(random)))
 }

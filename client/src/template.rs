@@ -27,12 +27,17 @@ pub(crate) fn group_spec(name: String, function: v1::FunctionCall, shape: Shape,
         ..Default::default()
     };
     let template = v1::TaskTemplate {
-        component: if options.component.is_empty() { COMPONENT.to_owned() } else { options.component.clone() },
+        component: component(options),
         command: Some(v1::task_template::Command::Function(function)),
         inputs: inputs_of(shape).map(input).collect(),
         ..Default::default()
     };
     with_options(v1::GroupSpec { name, template: Some(template), growing: true, deliver: true, ..Default::default() }, options)
+}
+
+/// The component its workers must serve.
+pub(crate) fn component(options: &Options) -> String {
+    if options.component.is_empty() { COMPONENT.to_owned() } else { options.component.clone() }
 }
 
 /// With what the options say of every kind of task.
