@@ -55,6 +55,8 @@ enum What {
 }
 
 fn main() -> anyhow::Result<()> {
+    // This program is the host of its own functions.
+    scalable::init!();
     match Options::parse().what {
         What::Table(options) => table::run(&options),
         What::Row(options) => table::run_row(&options),

@@ -169,7 +169,16 @@ fn lane(count: u32, argv: &[&str]) -> Result<Duration> {
         while started < count && lane.len() < SLOTS as usize {
             let prepared = Prepared::new(argv.iter().map(OsStr::new), environment.clone(), Vec::new(), None)?;
             let (stdout, stderr) = (Stream::Capture, Stream::Capture);
-            let job = Job { serial: u64::from(started), prepared, stdin: None, stdout, stderr, cgroup: None, marker: Vec::new() };
+            let job = Job {
+                serial: u64::from(started),
+                prepared,
+                fourth: None,
+                stdin: None,
+                stdout,
+                stderr,
+                cgroup: None,
+                marker: Vec::new(),
+            };
             lane.start(job)?;
             started += 1;
         }

@@ -5,5 +5,5 @@ pub mod copy;
 pub mod frames;
 pub mod relay;
 pub mod role;
-pub mod tcp;
 pub mod rows;
+pub mod tcp;

@@ -17,8 +17,8 @@ use scalable_proto::{MESSAGE_BYTES_MAX, v1};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::{Stream, StreamExt};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream, StreamExt};
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -211,7 +211,8 @@ fn listen(relay: Relay) -> Result<()> {
         let clients = ClientServiceServer::from_arc(relay.clone());
         let workers = WorkerServiceServer::from_arc(relay);
         // A socket that was accepted inherits nothing: without this, small frames wait for acknowledgements.
-        let incoming = TcpListenerStream::new(listener).map(|socket| socket.and_then(|socket| socket.set_nodelay(true).map(|()| socket)));
+        let incoming =
+            TcpListenerStream::new(listener).map(|socket| socket.and_then(|socket| socket.set_nodelay(true).map(|()| socket)));
         Server::builder()
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)

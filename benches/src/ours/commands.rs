@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use super::TWO_SLOTS;
 use crate::limits::rows::from_a_shell;
 use crate::table::{Measure, Scale};
 use crate::whole::{Tasks, Whole};
@@ -20,7 +21,7 @@ pub fn count(scale: &Scale) -> u32 {
 
 /// No-op commands through scheduler and worker, tasks a second.
 pub fn command(scale: &Scale) -> Result<Measure> {
-    let mut whole = Whole::with(&scale.programs, &[])?;
+    let mut whole = Whole::with(&scale.programs, TWO_SLOTS, &[])?;
     let count = count(scale);
     let tasks = Tasks { argv: &["/bin/true"], ..Tasks::default() };
     Ok(Box::new(move || Ok((f64::from(count) / whole.run(count, tasks)?.as_secs_f64()).into())))
@@ -29,7 +30,8 @@ pub fn command(scale: &Scale) -> Result<Measure> {
 /// `scalable run` of a manifest with one `foreach`, from its start to its end, seconds.
 pub fn touch(scale: &Scale) -> Result<Measure> {
     let program = scale.programs.join("scalable");
-    let mut manifest = String::from("version: 1\nproject: { name: touch }\ntargets:\n  local: { provider: local, max_workers: 2 }\n");
+    let mut manifest =
+        String::from("version: 1\nproject: { name: touch }\ntargets:\n  local: { provider: local, max_workers: 2 }\n");
     write!(
         manifest,
         "components:\n  shell: {{ cpus: 1 }}\ntasks:\n  touch:\n    component: shell\n    foreach: {{ i: {{ range: [0, {FILES}] }} }}\n    \
@@ -51,6 +53,23 @@ pub fn touch(scale: &Scale) -> Result<Measure> {
         let files = std::fs::read_dir(&outputs).with_context(|| format!("read {}", outputs.display()))?.count();
         ensure!(files == FILES as usize, "{files} outputs instead of {FILES}");
         Ok(seconds.into())
+    }))
+}
+
+/// A session with processes of its own and two workers, to the first result, ms.
+pub fn start(scale: &Scale) -> Result<Measure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // SAFETY: nothing else runs in this process yet.
+    unsafe { std::env::set_var("SCALABLE_BIN_DIR", &scale.programs) };
+    Ok(Box::new(move || {
+        runtime.block_on(async {
+            let begin = Instant::now();
+            let session = scalable::Session::start().workers(2).cpus(1).await?;
+            // Ready is who has answered.
+            let one = session.submit(super::functions::noop, (1,)).await?;
+            ensure!(one.await? == 1, "a wrong result");
+            Ok((begin.elapsed().as_secs_f64() * 1e3).into())
+        })
     }))
 }
 

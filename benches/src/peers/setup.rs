@@ -53,7 +53,9 @@ impl Environment {
     }
 
     fn install(&self, peer: &str, packages: &[&str]) -> Result<String> {
-        let Some(first) = packages.first() else { return self.said(&["-c", "import platform; print(platform.python_version())"]) };
+        let Some(first) = packages.first() else {
+            return self.said(&["-c", "import platform; print(platform.python_version())"]);
+        };
         let (name, pinned) = first.split_once("==").context("packages are pinned")?;
         let ask = format!("import importlib.metadata; print(importlib.metadata.version({name:?}))");
         let installed = self.said(&["-c", &ask]).ok();

@@ -78,7 +78,8 @@ fn row(work: &Work, figure: &'static Figure, at: usize, series: &[Series], cells
         Some((None, _) | (_, None)) => Verdict::open("void: the relay was not measured beside a plain one"),
         _ => figure.judge.judge(figure.better, median(&values), &limits, &of_cells),
     };
-    let failed = series.iter().filter(|series| !series.failed.is_empty()).map(|series| format!("{}: {}", series.name, series.failed));
+    let failed =
+        series.iter().filter(|series| !series.failed.is_empty()).map(|series| format!("{}: {}", series.name, series.failed));
     let notes: Vec<String> = failed.chain(Some(verdict.note.clone()).filter(|note| !note.is_empty())).collect();
     let deciding = match figure.judge {
         Judge::Limit(name, _) => of(name),
@@ -158,7 +159,11 @@ pub fn markdown(machine: &Machine, versions: &BTreeMap<&str, String>, rows: &[Ro
     let Machine { cpu, cores, memory_mib, kernel, load_before, scalable, profile } = machine;
     line(format_args!("{cpu}, {cores} cores, {memory_mib} MiB, kernel {kernel}, load before {load_before}"));
     line(format_args!("scalable {scalable} ({profile}){}", peers.iter().map(|peer| format!(", {peer}")).collect::<String>()));
-    line(format_args!("{}: {:.0} s in all; medians of the runs, smallest to largest in brackets\n", if quick { "quick" } else { "full" }, took.as_secs_f64()));
+    line(format_args!(
+        "{}: {:.0} s in all; medians of the runs, smallest to largest in brackets\n",
+        if quick { "quick" } else { "full" },
+        took.as_secs_f64()
+    ));
     line(format_args!("| row | ours | unit | met | asked | to reach; decided by | limits | peers |"));
     line(format_args!("|---|---|---|---|---|---|---|---|"));
     for row in rows {

@@ -46,9 +46,8 @@ pub fn run(options: &TableOptions) -> Result<()> {
         let share = bound.saturating_sub(measuring.elapsed()) / (works.len() - at) as u32 * 3;
         let row_ends = Instant::now() + share.min(bound.saturating_sub(measuring.elapsed()));
         eprintln!("[{}/{}] {}: {}", at + 1, works.len(), work.name, work.what);
-        let series = in_a_process(work, &scale, row_ends.saturating_duration_since(Instant::now())).unwrap_or_else(|error| {
-            vec![Series { name: "ours".to_owned(), failed: format!("{error:#}"), ..Series::default() }]
-        });
+        let series = in_a_process(work, &scale, row_ends.saturating_duration_since(Instant::now()))
+            .unwrap_or_else(|error| vec![Series { name: "ours".to_owned(), failed: format!("{error:#}"), ..Series::default() }]);
         let mut cells = Vec::new();
         for peer in work.peers {
             let cell = match &environment {
