@@ -3,6 +3,7 @@
 pub mod commands;
 pub mod data;
 pub mod functions;
+pub mod growth;
 pub mod process;
 pub mod rig;
 pub mod scheduler;

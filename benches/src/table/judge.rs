@@ -13,8 +13,6 @@ pub enum Better {
 /// How a row is judged.
 #[derive(Clone, Copy, Debug)]
 pub enum Judge {
-    /// Reported only.
-    Nothing,
     /// Against this factor × the named limit: at least that of a throughput, at most that of a time.
     Limit(&'static str, f64),
     /// So many times as good as the best peer.
@@ -67,7 +65,6 @@ impl Judge {
             Better::Less => peer / factor,
         };
         match self {
-            Judge::Nothing => Verdict::open(""),
             Judge::Absolute(asked) => Verdict::of(better, ours, asked),
             Judge::Limit(name, factor) => match find(limits, name) {
                 Some(limit) => Verdict::of(better, ours, limit * factor),
@@ -173,10 +170,9 @@ mod tests {
     }
 
     #[test]
-    fn against_itself_and_against_nothing() {
+    fn against_itself() {
         check(Judge::Absolute(1.5), Better::Less, 1.4, (Some(true), Some(1.5)));
         check(Judge::Absolute(1.5), Better::Less, 1.6, (Some(false), Some(1.5)));
-        check(Judge::Nothing, Better::Less, 1.6, (None, None));
     }
 
     #[test]
