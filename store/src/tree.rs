@@ -120,7 +120,7 @@ impl Tree {
             }
             path.extend_from_slice(name.to_bytes());
             self.check_room(path)?;
-            // Opened first and looked at then, so that what is looked at is what is read.
+            // Looked at without following it; each kind is then opened so that anything put there meanwhile fails.
             match open_at(directory, &name, libc::O_PATH) {
                 Err(error) => return Err(at(path)(error)),
                 Ok(found) => {
@@ -271,11 +271,7 @@ impl Tree {
     ///
     /// # Errors
     /// When something is there already, a content is missing or wrong, or the disk fails. What was made until then stays.
-    pub fn unpack(
-        &self,
-        directory: &Path,
-        mut content: impl FnMut(Digest, u64) -> io::Result<Content>,
-    ) -> Result<(), TreeError> {
+    pub fn unpack(&self, directory: &Path, mut content: impl FnMut(Digest, u64) -> io::Result<Content>) -> Result<(), TreeError> {
         let root = open_root(directory)?;
         for (path, node) in &self.entries {
             let (parent, name) = parent_of(root.as_fd(), path).map_err(at(path))?;
