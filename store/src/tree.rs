@@ -120,7 +120,7 @@ impl Tree {
             }
             path.extend_from_slice(name.to_bytes());
             self.check_room(path)?;
-            // Opened first and looked at then, so that what is looked at is what is read.
+            // Looked at without following it; each kind is then opened so that anything put there meanwhile fails.
             match open_at(directory, &name, libc::O_PATH) {
                 Err(error) => return Err(at(path)(error)),
                 Ok(found) => {

@@ -123,7 +123,8 @@ fn manifests_that_reach_outside_are_refused() {
         assert!(Tree::decode(&manifest(&entries)).is_err(), "{what}");
     }
     let whole = manifest(&[(0, "a", ""), (1, "a/b", "")]);
-    (0..whole.len()).filter(|end| *end != 10 && *end != 14 && *end < whole.len()).for_each(|end| {
+    // After the header and after the first entry it is a smaller tree.
+    (0..whole.len()).filter(|end| ![10, 16].contains(end)).for_each(|end| {
         assert!(Tree::decode(&whole[..end]).is_err(), "cut at {end}");
     });
 }
@@ -152,7 +153,7 @@ fn unpacking_follows_no_link_and_replaces_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_tree_comes_back(files in proptest::collection::btree_map("[a-c.]{1,3}(/[a-c-]{1,2}){0,2}", any::<u8>(), 0..12)) {
