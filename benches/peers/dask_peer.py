@@ -1,4 +1,4 @@
-"""Dask: a scheduler and workers of one thread each, all processes of their own, on loopback."""
+"""Dask: a scheduler and workers, all processes of their own, on loopback. Two slots are two workers of one thread."""
 
 import atexit
 import os
@@ -10,8 +10,6 @@ import time
 from distributed import Client, LocalCluster, wait
 
 from common import BLOCK, cpu_seconds, edges, main, resident_bytes
-
-NTHREADS = 1
 
 
 def noop(i, *_):
@@ -38,7 +36,7 @@ def command(_):
 class Cluster:
     """`dask scheduler` and `dask worker` as their users start them."""
 
-    def __init__(self, workers=2):
+    def __init__(self, workers=2, threads=1):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         dask = [sys.executable, "-m", "dask"]
         place = os.path.abspath("scheduler.json")
@@ -52,7 +50,7 @@ class Cluster:
         self.worker = None
         if workers:
             self.worker = subprocess.Popen(
-                [*dask, "worker", *shared, "--nworkers", str(workers), "--nthreads", str(NTHREADS), "--host", "127.0.0.1",
+                [*dask, "worker", *shared, "--nworkers", str(workers), "--nthreads", str(threads), "--host", "127.0.0.1",
                  "--no-dashboard", "--local-directory", os.path.abspath("worker")],
                 env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.abspath(__file__))}, **quiet
             )
@@ -121,8 +119,8 @@ def exchange(client, n):
     return time.perf_counter() - begin
 
 
-def with_client(row, workers=2):
-    return lambda bench: row(bench, Cluster(workers).client)
+def with_client(row, workers=2, threads=1):
+    return lambda bench: row(bench, Cluster(workers, threads).client)
 
 
 def scheduler_cpu(work, row):
@@ -176,7 +174,7 @@ if __name__ == "__main__":
         "rtt": with_client(lambda bench, client: bench.round_trips(lambda: client.submit(noop, 1, pure=False).result())),
         "chain": with_client(lambda bench, client: bench.chain(lambda n: chain(client, n))),
         "tree": with_client(lambda bench, client: bench.tree(lambda n: tree(client, n))),
-        "results.net": with_client(lambda bench, client: bench.blocks("results.net", lambda n: results(client, n), 1), workers=1),
+        "results.net": with_client(lambda bench, client: bench.blocks("results.net", lambda n: results(client, n), 1), workers=1, threads=2),
         "results.net.four": with_client(
             lambda bench, client: bench.blocks("results.net.four", lambda n: results(client, n), 1), workers=4),
         "exchange.net": with_client(lambda bench, client: bench.blocks("exchange.net", lambda n: exchange(client, n), 2), workers=4),

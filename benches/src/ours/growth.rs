@@ -125,9 +125,10 @@ fn cost(tasks: Tasks, count: u32, fleet: Fleet) -> Result<f64> {
     let (mut committed, mut now) = (0, 10);
     let begin = Instant::now();
     let mut inputs = inputs.into_iter();
+    let mut answers: VecDeque<Input> = VecDeque::new();
     while committed < count {
         now += 100;
-        match inputs.next() {
+        match answers.pop_front().or_else(|| inputs.next()) {
             Some(input) => machine.step(now, input, &mut out),
             None => {
                 ensure!(!waiting.is_empty(), "nothing is dispatched after {committed} of {count} tasks");
@@ -150,6 +151,12 @@ fn cost(tasks: Tasks, count: u32, fleet: Fleet) -> Result<f64> {
                         waiting.push_back(worker);
                     }
                     on_worker[worker].push_back(dispatch);
+                }
+                Output::Retract { session, handles } => {
+                    let queue = &mut on_worker[session.0 as usize - 1];
+                    let (given_back, kept) = handles.into_iter().partition(|handle| queue.iter().any(|of| of.handle == *handle));
+                    queue.retain(|dispatch| !Vec::contains(&given_back, &dispatch.handle));
+                    answers.push_back(Input::RetractReply { session, given_back, kept });
                 }
                 Output::Committed { .. } => committed += 1,
                 _ => {}
