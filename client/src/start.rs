@@ -76,7 +76,8 @@ impl Session {
             ..Default::default()
         };
         let (shared, run) = client.open_run(spec).await?;
-        Ok(Session::new(shared, Backend::Remote(Remote::new(client, run, directory)), processes, components))
+        let remote = Box::new(Remote::new(client, run, directory));
+        Ok(Session::new(shared, Backend::Remote(remote), processes, components))
     }
 }
 

@@ -37,7 +37,7 @@ type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 enum Inbound<T> {
     /// The peer has not connected yet.
     Awaited(oneshot::Receiver<Streaming<T>>),
-    Open(Streaming<T>),
+    Open(Box<Streaming<T>>),
 }
 
 impl<T> Stream for Inbound<T> {
@@ -46,17 +46,20 @@ impl<T> Stream for Inbound<T> {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Option<T>> {
         if let Inbound::Awaited(coming) = &mut *self {
             match ready!(Pin::new(coming).poll(context)) {
-                Ok(stream) => *self = Inbound::Open(stream),
+                Ok(stream) => *self = Inbound::Open(Box::new(stream)),
                 Err(_) => return Poll::Ready(None),
             }
         }
         let Inbound::Open(stream) = &mut *self else { return Poll::Ready(None) };
-        Poll::Ready(ready!(Pin::new(stream).poll_next(context)).and_then(Result::ok))
+        Poll::Ready(ready!(Pin::new(&mut **stream).poll_next(context)).and_then(Result::ok))
     }
 }
 
+/// Both ends of a [`Handover`], until they are taken.
+type Ends<T> = (Option<oneshot::Sender<Streaming<T>>>, Option<oneshot::Receiver<Streaming<T>>>);
+
 /// A place where one peer's stream is left for the one who answers it.
-struct Handover<T>(Mutex<(Option<oneshot::Sender<Streaming<T>>>, Option<oneshot::Receiver<Streaming<T>>>)>);
+struct Handover<T>(Mutex<Ends<T>>);
 
 impl<T> Handover<T> {
     fn new() -> Self {

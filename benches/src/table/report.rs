@@ -70,7 +70,7 @@ fn row(work: &Work, figure: &'static Figure, at: usize, series: &[Series], cells
         .filter_map(|(peer, cell)| Some((peer.clone(), median(cell.values.get(figure.id).filter(|values| !values.is_empty())?))))
         .collect();
     let of = |name: &str| limits.iter().find(|(of, _)| of == name).map(|(_, figure)| *figure);
-    let verdict = match work.relay.and_then(|(relay, plain)| Some((of(relay), of(plain)))) {
+    let verdict = match work.relay.map(|(relay, plain)| (of(relay), of(plain))) {
         _ if values.is_empty() => Verdict::open(""),
         Some((Some(relay), Some(plain))) if void(figure.better, relay, plain).is_some() => {
             Verdict::open(void(figure.better, relay, plain).unwrap_or_default())
