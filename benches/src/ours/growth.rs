@@ -154,8 +154,9 @@ fn cost(tasks: Tasks, count: u32, fleet: Fleet) -> Result<f64> {
                 }
                 Output::Retract { session, handles } => {
                     let queue = &mut on_worker[session.0 as usize - 1];
-                    let (given_back, kept) = handles.into_iter().partition(|handle| queue.iter().any(|of| of.handle == *handle));
-                    queue.retain(|dispatch| !Vec::contains(&given_back, &dispatch.handle));
+                    let (given_back, kept): (Vec<_>, Vec<_>) =
+                        handles.into_iter().partition(|handle| queue.iter().any(|of| of.handle == *handle));
+                    queue.retain(|dispatch| !given_back.contains(&dispatch.handle));
                     answers.push_back(Input::RetractReply { session, given_back, kept });
                 }
                 Output::Committed { .. } => committed += 1,
