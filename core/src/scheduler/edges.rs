@@ -148,6 +148,12 @@ impl Cells {
         indices
     }
 
+    /// Bytes that it holds.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.chunks.len() * (size_of::<Chunk>() + 24)
+    }
+
     /// Forgets all of it.
     pub(super) fn clear(&mut self) {
         self.chunks = FxHashMap::default();
@@ -168,6 +174,12 @@ pub(super) struct EdgeRows {
 impl EdgeRows {
     pub(super) fn new() -> Self {
         EdgeRows { pages: Vec::new(), used: 0, free: NIL, live: 0 }
+    }
+
+    /// Bytes that they hold.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.pages.len() * PAGE * size_of::<EdgeRow>()
     }
 
     /// Living edges.

@@ -257,6 +257,8 @@ pub(super) struct Run {
     pub(super) kept: bool,
     /// Nothing of it is dispatched.
     pub(super) paused: bool,
+    /// The group that was placed last: the next one is due.
+    pub(super) turn: GroupId,
     /// Tasks that failed.
     pub(super) failures: u32,
     /// Somebody cancelled the whole run.

@@ -179,6 +179,13 @@ impl IntervalSet {
         self.ranges().count()
     }
 
+    /// Bytes that it holds.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let torn = self.blocks.iter().filter(|block| matches!(block, Block::Bits(_))).count();
+        self.blocks.capacity() * size_of::<Block>() + torn * size_of::<Bits>()
+    }
+
     /// Whether `index` is in the set.
     pub fn contains(&self, index: u32) -> bool {
         let at = index % BLOCK;

@@ -190,6 +190,10 @@ pub struct Scheduler {
     /// When to look at which worker.
     deadlines: BTreeSet<(Micros, u32)>,
     pools: BTreeMap<String, Pool>,
+    /// Slots of workers that were sent work ahead of room and may still have some.
+    rich: BTreeSet<u32>,
+    /// Where the next look at a part of them begins.
+    rich_looked: u32,
 
     // Within a step; empty between steps.
     settling: VecDeque<Settled>,
@@ -241,6 +245,8 @@ impl Scheduler {
             ended,
             deadlines: BTreeSet::new(),
             pools: BTreeMap::new(),
+            rich: BTreeSet::new(),
+            rich_looked: 0,
             settling: VecDeque::new(),
             changed: BTreeSet::new(),
             last_changed: None,

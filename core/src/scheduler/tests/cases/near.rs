@@ -100,8 +100,7 @@ fn a_worker_that_starves_takes_what_would_wait_longer_than_it_moves() {
         f[5]#1 ends Preempted, again
         f[6]#1 ends Preempted, again
         w2 <- f[4]#2
-        w1 <- f[5]#2
-        w2 <- f[6]#2
+        w2 <- f[5]#2
         "#,
     );
 }
