@@ -170,6 +170,14 @@ pub fn stop() -> Outgoing {
     small(frame::STOP, |_| {})
 }
 
+/// Segments that nobody reads any more: to be filled again, or with [`FLAG`] to be given up. At most a few thousand at a time.
+pub fn segments(numbers: &[u32]) -> Outgoing {
+    small(frame::SEGMENTS, |to| {
+        to.u32(numbers.len() as u32);
+        numbers.iter().for_each(|number| to.u32(*number));
+    })
+}
+
 /// Announces a group under a number. `function` is [`Announced::number`]. Names are cut after 16 KiB, parameters after 10,000.
 pub fn group(number: u32, function: u32, run: &str, group: &str, parameters: &[Parameter]) -> Outgoing {
     const NAME_BYTES: usize = 16 << 10;

@@ -19,6 +19,8 @@ pub const RETURNS: u16 = 6;
 pub const SLOTS: u16 = 7;
 /// Agent → host: nothing more comes; end when nothing executes.
 pub const STOP: u16 = 8;
+/// Agent → host: segments of results that nobody reads any more.
+pub const SEGMENTS: u16 = 10;
 /// Agent → host: objects for a call that follows, which are too many for its own frame.
 pub const OBJECTS: u16 = 9;
 
@@ -304,7 +306,8 @@ impl CallHead {
 pub enum ReturnKind {
     /// The payload is the result.
     Value = 0,
-    /// The result lies in the frame's next descriptor; the payload is its length, eight bytes.
+    /// The result lies in a segment; the payload is its length, eight bytes, and the segment's number, four. With [`FLAG`] the segment
+    /// is new, or replaces the one of that number, and is the frame's next descriptor.
     Memory = 1,
     /// The function returned an error; the payload is its text.
     Failed = 2,

@@ -99,6 +99,79 @@ impl Sealed {
     }
 }
 
+/// Memory that its maker fills again and again, and nobody else can write. A page of a new memory file costs ten times what one costs
+/// that was used before, so large results go into segments, and the agent says when nobody reads one any more.
+#[derive(Debug)]
+pub struct Segment {
+    fd: OwnedFd,
+    base: NonNull<u8>,
+    capacity: usize,
+}
+
+// SAFETY: the mapping is this value's own; it is written through `&mut self` only.
+unsafe impl Send for Segment {}
+
+impl Segment {
+    /// What is made for so many bytes: a quarter of a power of two more at most, so that results of about one size use the same.
+    pub fn capacity_for(bytes: usize) -> usize {
+        let bytes = bytes.max(crate::INLINE_BYTES_MAX);
+        bytes.next_multiple_of((1 << bytes.ilog2()) / 4)
+    }
+
+    /// A new one.
+    ///
+    /// # Errors
+    /// No memory, address space or descriptor is left.
+    pub fn create(capacity: usize) -> io::Result<Self> {
+        let fd = create()?;
+        let capacity = capacity.max(1);
+        // SAFETY: a new mapping of a new file, whose size is sealed before anybody else has it. Writers other than this mapping are
+        // sealed off.
+        unsafe {
+            if libc::ftruncate(fd.as_raw_fd(), capacity as libc::off_t) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let base = libc::mmap(ptr::null_mut(), capacity, access, libc::MAP_SHARED, fd.as_raw_fd(), 0);
+            if base == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+            let segment = Segment { fd, base, capacity };
+            let seals = FIXED | libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL;
+            if libc::fcntl(segment.fd.as_raw_fd(), libc::F_ADD_SEALS, seals) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(segment)
+        }
+    }
+
+    /// Bytes it can hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Fills its beginning. To be called when nobody reads it.
+    pub fn fill(&mut self, bytes: &[u8]) {
+        let count = bytes.len().min(self.capacity);
+        // SAFETY: the mapping is at least as long and this value's own.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.as_ptr(), count) };
+    }
+}
+
+impl AsFd for Segment {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own and no reference to it is left.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.capacity) };
+    }
+}
+
 /// Memory that is lent to a peer with a frame, and kept until the frame was sent.
 pub trait Lent: std::fmt::Debug + Send + Sync {
     /// Its descriptor.
@@ -187,6 +260,19 @@ mod tests {
         assert_eq!(&*taken.map().expect("mapped"), b"abcde");
         assert!(Sealed::from_peer(OwnedFd::from(sealed), 6).is_err());
         assert!(Sealed::new(b"").expect("memory").map().expect("mapped").is_empty());
+    }
+
+    #[test]
+    fn a_segment_is_filled_again_and_by_nobody_else() {
+        let mut segment = Segment::create(Segment::capacity_for(100_000)).expect("memory");
+        assert!(segment.capacity() >= 100_000 && segment.capacity() < 125_000);
+        let theirs = Sealed::from_peer(segment.as_fd().try_clone_to_owned().expect("a descriptor"), 3).expect("sealed");
+        let mapped = theirs.map().expect("mapped");
+        for content in [b"abc", b"xyz"] {
+            segment.fill(content);
+            assert_eq!(&*mapped, content);
+        }
+        assert!(File::from(theirs.fd).write_all(b"no").is_err());
     }
 
     #[test]

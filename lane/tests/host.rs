@@ -2,13 +2,14 @@
 //! serves and never comes to its tests.
 #![allow(unsafe_code, clippy::unwrap_used)]
 
-use std::os::fd::AsRawFd;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use scalable_lane::agent::{self, Calls, Greeting, Inbox, Input, Object, Outgoing, Program};
-use scalable_lane::frame::{CallHead, Frame, ReturnKind, Returns};
+use scalable_lane::frame::{CallHead, FLAG, Frame, ReturnKind, Returns};
 use scalable_lane::host::{self, Call, CallError, Function, LaneFuture, Parameter, Registry, Returned, Runtime, serve_if_asked};
 use scalable_lane::memory::{Lent, Sealed};
 use scalable_lane::shared::Shared;
@@ -96,6 +97,7 @@ struct Driven {
     program: Program,
     inbox: Inbox,
     calls: Calls,
+    segments: HashMap<u32, OwnedFd>,
 }
 
 impl Drop for Driven {
@@ -121,8 +123,6 @@ fn started() -> (Child, Socket) {
     (child, ours)
 }
 
-use std::os::fd::AsFd;
-
 fn readable(socket: &Socket) {
     let mut poll = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, ours.
@@ -143,7 +143,7 @@ impl Driven {
         let (program, version) = greeting.end();
         let (shared, fd) = Shared::create(threads, 1024).unwrap();
         agent::welcome(&socket, version, fd.as_fd()).unwrap();
-        let mut driven = Driven { child, socket, shared, program, inbox, calls: Calls::default() };
+        let mut driven = Driven { child, socket, shared, program, inbox, calls: Calls::default(), segments: HashMap::new() };
         for (at, function) in FUNCTIONS.iter().enumerate() {
             let announced = &driven.program.functions[function.name];
             assert_eq!((announced.codec.as_str(), announced.signature), ("raw", [7; 32]));
@@ -184,8 +184,13 @@ impl Driven {
             while let Some(one) = returns.next_return().unwrap() {
                 let mut payload = one.payload.to_vec();
                 if one.kind == ReturnKind::Memory {
-                    let length = u64::from_le_bytes(payload.try_into().unwrap());
-                    payload = Sealed::from_peer(fds.next().unwrap(), length).unwrap().map().unwrap().to_vec();
+                    let mut payload_of = scalable_lane::frame::Cursor::new(one.payload);
+                    let (length, number) = (payload_of.u64().unwrap(), payload_of.u32().unwrap());
+                    if number & FLAG != 0 {
+                        self.segments.insert(number & !FLAG, fds.next().unwrap());
+                    }
+                    let fd = self.segments[&(number & !FLAG)].try_clone().unwrap();
+                    payload = Sealed::from_peer(fd, length).unwrap().map().unwrap().to_vec();
                 }
                 self.shared.free(one.call);
                 got.push((one.call, one.kind, payload));
@@ -265,6 +270,24 @@ fn inputs_come_inside_beside_and_before_a_call() {
     host.call(2, "inputs", &vec![0; 1 << 20], &[]);
     host.flush(1);
     assert_eq!(host.returns(1)[0].1, ReturnKind::Value, "large values are passed as memory");
+}
+
+#[test]
+fn a_segment_is_used_again_when_nobody_reads_it() {
+    let mut host = Driven::start(1);
+    let call = |host: &mut Driven, call: u32, bytes: u64| {
+        host.call(call, "bytes", &bytes.to_le_bytes(), &[]);
+        host.flush(1);
+        assert_eq!(host.returns(1)[0].2, vec![call as u8; bytes as usize]);
+        host.segments.len()
+    };
+    assert_eq!((call(&mut host, 1, 100_000), call(&mut host, 2, 100_000)), (1, 2), "both are read");
+    host.send(agent::segments(&[0]));
+    assert_eq!(call(&mut host, 3, 100_010), 2, "one of about that size is free");
+    assert_eq!(call(&mut host, 4, 1_000_000), 3);
+    host.send(agent::segments(&[0, 1, 2 | FLAG]));
+    host.segments.remove(&2);
+    assert_eq!(call(&mut host, 5, 1_000_000), 3, "its number is used again, it is not");
 }
 
 fn pipe(directory: &tempfile::TempDir, name: &str) -> std::path::PathBuf {

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
@@ -21,8 +21,8 @@ use super::call::{Call, CallError, GroupOfCalls, Parameter, Place, Registry, Run
 use super::fail;
 use super::input::{Before, Calls, Taken};
 use super::panic::{Outcome, execute};
-use crate::frame::{self, Builder, Cursor, Frame, FrameError, RETURN_BYTES, ReturnKind, Returns, cut, write_return};
-use crate::memory::Sealed;
+use crate::frame::{self, Builder, Cursor, FLAG, Frame, FrameError, RETURN_BYTES, ReturnKind, Returns, cut, write_return};
+use crate::memory::Segment;
 use crate::shared::Shared;
 use crate::socket::{Socket, Wait};
 use crate::{FRAME_BYTES_MAX, FRAME_FDS_MAX, INLINE_BYTES_MAX, TEXT_BYTES_MAX};
@@ -66,7 +66,18 @@ struct Out {
     busy_ns: u64,
     /// When the first of them was written.
     since_ns: u64,
-    memory: Vec<Sealed>,
+    memory: Vec<OwnedFd>,
+}
+
+/// Where large results are put.
+#[derive(Default)]
+struct Segments {
+    /// By number; nothing while it is filled, and after it was given up.
+    all: Vec<Option<Segment>>,
+    /// By capacity: those that nobody reads.
+    free: HashMap<usize, Vec<u32>>,
+    /// Numbers that were given up.
+    given_up: Vec<u32>,
 }
 
 struct Host {
@@ -91,6 +102,7 @@ struct Host {
     flusher_sleeps: AtomicBool,
     runtime: OnceLock<Result<Box<dyn Runtime>, String>>,
     buffers: Mutex<Vec<Vec<u8>>>,
+    segments: Mutex<Segments>,
 }
 
 /// Calls never unwind while a lock is held; if one did, what it left is still whole.
@@ -120,6 +132,7 @@ pub(super) fn run(registry: Registry, socket: Socket, shared: Shared) -> Result<
         flusher_sleeps: AtomicBool::new(false),
         runtime: OnceLock::new(),
         buffers: Mutex::default(),
+        segments: Mutex::default(),
         shared,
     });
     let words = |error: std::io::Error| format!("a thread could not be started: {error}");
@@ -292,6 +305,7 @@ impl Host {
                 self.allowed.store(body.u32()?, Ordering::Release);
                 self.wake_all();
             }
+            frame::SEGMENTS => self.read_no_more(&mut body)?,
             frame::STOP => self.ending.store(true, Ordering::Release),
             _ => return Err(FrameError("a host does not know its kind")),
         }
@@ -304,6 +318,48 @@ impl Host {
         if buffers.len() < BUFFERS_KEPT {
             buffers.push(buffer);
         }
+    }
+
+    /// Puts a result into a segment that nobody reads; a descriptor comes with one that is new.
+    fn put(&self, value: &[u8]) -> std::io::Result<(u32, Option<OwnedFd>)> {
+        let capacity = Segment::capacity_for(value.len());
+        let used = {
+            let mut segments = lock(&self.segments);
+            let number = segments.free.get_mut(&capacity).and_then(Vec::pop);
+            number.and_then(|number| Some((number, segments.all[number as usize].take()?)))
+        };
+        let (number, mut segment, new) = match used {
+            Some((number, segment)) => (number, segment, None),
+            None => {
+                let segment = Segment::create(capacity)?;
+                let fd = segment.as_fd().try_clone_to_owned()?;
+                let mut segments = lock(&self.segments);
+                let number = segments.given_up.pop().unwrap_or_else(|| {
+                    segments.all.push(None);
+                    segments.all.len() as u32 - 1
+                });
+                (number, segment, Some(fd))
+            }
+        };
+        segment.fill(value);
+        lock(&self.segments).all[number as usize] = Some(segment);
+        Ok((number, new))
+    }
+
+    fn read_no_more(&self, body: &mut Cursor<'_>) -> Result<(), FrameError> {
+        let mut segments = lock(&self.segments);
+        for _ in 0..body.u32()? {
+            let number = body.u32()?;
+            let place = segments.all.get_mut((number & !FLAG) as usize).ok_or(FrameError("a segment was never made"))?;
+            let capacity = place.as_ref().map(Segment::capacity).ok_or(FrameError("a segment was given back twice"))?;
+            if number & FLAG == 0 {
+                segments.free.entry(capacity).or_default().push(number);
+            } else {
+                *place = None;
+                segments.given_up.push(number & !FLAG);
+            }
+        }
+        Ok(())
     }
 
     fn group(&self, body: &mut Cursor<'_>) -> Result<(), FrameError> {
@@ -391,14 +447,15 @@ impl Host {
             Outcome::Value(value) if value.len() <= INLINE_BYTES_MAX => {
                 self.write(&mut out, call, wall_us, ReturnKind::Value, &[value])
             }
-            Outcome::Value(value) => match Sealed::new(value) {
-                Ok(memory) => {
+            Outcome::Value(value) => match self.put(value) {
+                Ok((number, new)) => {
                     if out.memory.len() == FRAME_FDS_MAX {
                         self.flush(&mut out);
                     }
-                    let length = memory.len().to_le_bytes();
-                    self.write(&mut out, call, wall_us, ReturnKind::Memory, &[&length]);
-                    out.memory.push(memory);
+                    let flag = if new.is_some() { FLAG } else { 0 };
+                    let length = (value.len() as u64).to_le_bytes();
+                    self.write(&mut out, call, wall_us, ReturnKind::Memory, &[&length, &(number | flag).to_le_bytes()]);
+                    out.memory.extend(new);
                 }
                 Err(error) => {
                     let why = format!("its result of {} bytes could not be put into shared memory: {error}", value.len());

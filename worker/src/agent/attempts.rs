@@ -260,6 +260,9 @@ impl Agent {
             Told::Brought(call, serial, brought) => {
                 self.functions(|functions, cx| functions.brought(cx, call, serial, brought));
             }
+            Told::Segment(serial, number, how) => {
+                self.functions(|functions, cx| functions.segment_released(cx, serial, number, how));
+            }
             Told::Look(look) if self.functions.has_host(look.serial) => self.functions(|functions, cx| functions.look(cx, look)),
             Told::Look(look) => {
                 let serial = Serial(look.serial);

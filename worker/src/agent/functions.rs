@@ -7,8 +7,9 @@ use scalable_core::worker::Output;
 
 use super::{Agent, Told};
 use scalable_core::worker::calls::CallId;
+use scalable_store::Released;
 
-use crate::function::{Brought, Cx, Functions, PreparedHost, TellBrought, TellPrepared};
+use crate::function::{Brought, Cx, Functions, PreparedHost, TellBrought, TellPrepared, TellReleased};
 
 impl Agent {
     /// Does something with functions, and what follows from it.
@@ -31,6 +32,11 @@ impl Agent {
             let tell = move |objects: Brought| drop(told.send(Told::Brought(call, serial, objects)));
             Box::new(tell) as TellBrought
         };
+        let released = |serial: u64, number: u32| {
+            let told = told.clone();
+            let tell = move |how: Released| drop(told.send(Told::Segment(serial, number, how)));
+            Box::new(tell) as TellReleased
+        };
         let now = self.born.elapsed().as_micros() as u64;
         let mut cx = Cx {
             machine: &mut self.machine,
@@ -40,6 +46,7 @@ impl Agent {
             helpers: &self.helpers,
             prepared: &prepared,
             brought: &brought,
+            released: &released,
             watch: &|serial, pid, limit| watch.watch(serial, pid, limit),
             cgroups: self.cgroups.as_ref(),
             memory_limit: self.options.memory_limit,

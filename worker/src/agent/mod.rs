@@ -17,7 +17,7 @@ use scalable_core::resources::{Names, Resources};
 use scalable_core::worker::calls::CallId;
 use scalable_core::worker::{Input, Serial, Worker};
 use scalable_proto::v1::{self, worker_control};
-use scalable_store::Pressure;
+use scalable_store::{Pressure, Released};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
@@ -66,6 +66,7 @@ enum Told {
     Written(Written),
     Host(u64, Box<Result<PreparedHost, String>>),
     Brought(CallId, u64, Brought),
+    Segment(u64, u32, Released),
 }
 
 /// How far leaving has come.

@@ -6,10 +6,9 @@ use std::os::fd::OwnedFd;
 use scalable_core::messages::OutcomeClass;
 use scalable_core::worker::calls::{CallId, Over};
 use scalable_lane::INLINE_BYTES_MAX;
-use scalable_lane::frame::{Cursor, Frame, FrameError, RETURNS, Return, ReturnKind, Returns};
-use scalable_lane::memory::Sealed;
+use scalable_lane::frame::{Cursor, FLAG, Frame, FrameError, RETURNS, Return, ReturnKind, Returns};
 use scalable_proto::v1::{AttemptReport, MemoryMethod};
-use scalable_store::ObjectId;
+use scalable_store::{Content, ObjectId, Released};
 
 use super::host::{Fate, Host, Number, Stage};
 use super::{Cx, Functions, failure};
@@ -79,12 +78,15 @@ impl Functions {
         let (mut fds, mut count) = (fds.drain(..), 0u64);
         while let Some(one) = returns.next_return()? {
             let Some(host) = self.hosts.get_mut(&serial) else { return Ok(()) };
-            let number = host.numbers.get_mut(one.call as usize).ok_or(FrameError("a host returns a number it never had"))?;
-            let before = std::mem::replace(number, Number::Free);
+            if one.call as usize >= host.numbers.len() {
+                return Err(FrameError("a host returns a number it never had"));
+            }
             let memory = match one.kind {
-                ReturnKind::Memory => Some(fds.next().ok_or(FrameError("a descriptor is missing"))?),
+                ReturnKind::Memory => Some(take_memory(cx, serial, host, &one, &mut fds)?),
                 _ => None,
             };
+            let Some(number) = host.numbers.get_mut(one.call as usize) else { continue };
+            let before = std::mem::replace(number, Number::Free);
             match before {
                 Number::Free => return Err(FrameError("a host returns a call it does not have")),
                 Number::Taken => host.free.push(one.call),
@@ -113,7 +115,7 @@ impl Functions {
         Ok(())
     }
 
-    fn returned(&mut self, cx: &mut Cx<'_>, call: CallId, one: &Return<'_>, memory: Option<OwnedFd>) -> Result<(), FrameError> {
+    fn returned(&mut self, cx: &mut Cx<'_>, call: CallId, one: &Return<'_>, memory: Option<Content>) -> Result<(), FrameError> {
         // Nobody waits for it when the session is over.
         let Some(over) = cx.machine.call_over(call, cx.out) else { return Ok(()) };
         if over.cause.is_none() && one.kind == ReturnKind::Value {
@@ -125,7 +127,7 @@ impl Functions {
         }
         let text = || String::from_utf8_lossy(one.payload).into_owned();
         let mut report = match (one.kind, memory) {
-            (ReturnKind::Memory, Some(fd)) => match self.keep(call, &over, one.payload, fd)? {
+            (ReturnKind::Memory, Some(content)) => match self.keep(call, &over, content) {
                 Ok(size) if over.cause.is_none() => {
                     cx.batch.object(over.handle, over.attempt, one.wall_us, size);
                     return Ok(());
@@ -152,22 +154,25 @@ impl Functions {
         Ok(())
     }
 
-    /// Keeps a large result here. The inner error is nobody's fault: there is no room.
-    fn keep(&mut self, call: CallId, over: &Over, payload: &[u8], fd: OwnedFd) -> Result<Result<u64, String>, FrameError> {
-        let length = Cursor::new(payload).u64()?;
-        let memory = Sealed::from_peer(fd, length).map_err(|_| FrameError("a result's memory is not what was promised"))?;
-        let Some(payload) = self.payloads.get(call.batch as usize).and_then(Option::as_ref) else {
-            return Ok(Err("what is known of the task is gone".to_owned()));
+    /// Keeps a large result here, and says its bytes. The error is nobody's fault: there is no room.
+    fn keep(&mut self, call: CallId, over: &Over, content: Content) -> Result<u64, String> {
+        let bytes = content.len();
+        let Some(payload) = self.payloads.get(call.batch as usize).and_then(Option::as_ref).filter(|_| over.cause.is_none())
+        else {
+            // Nobody wants it.
+            return Ok(bytes);
         };
-        if over.cause.is_some() {
-            return Ok(Ok(length));
-        }
         let (number, group) = payload.group(call.at);
         let id = ObjectId { run: group.run.id, group: number, index: payload.index[call.at as usize], attempt: over.attempt };
-        match self.objects.put(id, memory) {
-            Ok(Ok(())) => Ok(Ok(length)),
-            Ok(Err(_)) => Err(FrameError("a result's memory is not what was promised")),
-            Err(why) => Ok(Err(why)),
+        self.objects.put(id, content).map(|()| bytes)
+    }
+
+    /// Nobody reads a segment of a host any more.
+    pub fn segment_released(&mut self, cx: &mut Cx<'_>, serial: u64, number: u32, how: Released) {
+        let Some(host) = self.hosts.get_mut(&serial).filter(|host| host.stage == Stage::Ready) else { return };
+        host.segment_released(number, how);
+        if !matches!(host.send_pending(), Ok(true)) {
+            self.await_room(cx, serial);
         }
     }
 
@@ -258,6 +263,27 @@ impl Functions {
         self.host_gone(cx, serial);
         self.act(cx);
     }
+}
+
+/// The content of a large result, in the host's memory.
+fn take_memory(
+    cx: &Cx<'_>,
+    serial: u64,
+    host: &mut Host,
+    one: &Return<'_>,
+    fds: &mut impl Iterator<Item = OwnedFd>,
+) -> Result<Content, FrameError> {
+    let mut payload = Cursor::new(one.payload);
+    let (length, number) = (payload.u64()?, payload.u32()?);
+    let new = match number & FLAG {
+        0 => None,
+        _ => Some(fds.next().ok_or(FrameError("a descriptor is missing"))?),
+    };
+    let number = number & !FLAG;
+    let segment = host.segment(number, new)?;
+    let length = usize::try_from(length).map_err(|_| FrameError("a result is larger than memory can be"))?;
+    Content::from_segment(&segment, length, (cx.released)(serial, number))
+        .map_err(|_| FrameError("a result's memory is shorter than was said"))
 }
 
 /// How a process ended, as the rest of a sentence.

@@ -111,7 +111,7 @@ impl Functions {
     }
 
     /// Hears of it when a socket takes more.
-    fn await_room(&mut self, cx: &mut Cx<'_>, serial: u64) {
+    pub(super) fn await_room(&mut self, cx: &mut Cx<'_>, serial: u64) {
         let Some(host) = self.hosts.get(&serial) else { return };
         if let Some(fd) = host.socket_fd() {
             cx.processes.watch_writable(serial, fd, !host.pending.is_empty());

@@ -2,17 +2,23 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 use scalable_core::worker::calls::{CallId, LaneId};
-use scalable_lane::agent::{Calls, Greeting, Outgoing, Program};
+use scalable_lane::agent::{self, Calls, Greeting, Outgoing, Program};
+use scalable_lane::frame::{FLAG, FrameError};
 use scalable_lane::shared::Shared;
 use scalable_lane::socket::Socket;
+use scalable_store::{Released, Segment};
 
 use crate::cgroup::Cgroup;
 use crate::logs::Tail;
+
+/// Bytes of segments of one host that wait to be filled again.
+const FREE_BYTES_MAX: usize = 64 << 20;
 
 /// How far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,11 +59,19 @@ pub enum Number {
     Taken,
 }
 
+/// What a segment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// A result in it is kept here.
+    Here,
+    /// The host may fill it.
+    Nobody,
+}
+
 /// What a thread was seen to execute: the call's number, how many it had finished before, and since when.
 pub type Seen = Option<(u32, u64, Instant)>;
 
 /// See the module.
-#[derive(Debug)]
 pub struct Host {
     /// Its lane.
     pub lane: LaneId,
@@ -89,6 +103,10 @@ pub struct Host {
     pub free: Vec<u32>,
     /// Live calls.
     pub outstanding: u32,
+    /// Memory that large results come in, by the host's number: whether it is read here or free to be filled again.
+    pub segments: FxHashMap<u32, (Arc<Segment>, Reading)>,
+    /// Bytes of segments that are free.
+    pub free_bytes: usize,
     /// Frames the socket has not taken.
     pub pending: VecDeque<Outgoing>,
     /// The frame that is being written.
@@ -132,6 +150,8 @@ impl Host {
             numbers: Vec::new(),
             free: Vec::new(),
             outstanding: 0,
+            segments: FxHashMap::default(),
+            free_bytes: 0,
             pending: VecDeque::new(),
             calls: Calls::default(),
             tails: Default::default(),
@@ -187,6 +207,43 @@ impl Host {
             self.outstanding -= 1;
         }
         taken
+    }
+
+    /// Takes a segment that a result came in: a new one, or one that was free.
+    ///
+    /// # Errors
+    /// The host broke the protocol.
+    pub fn segment(&mut self, number: u32, new: Option<OwnedFd>) -> Result<Arc<Segment>, FrameError> {
+        if let Some(fd) = new {
+            let segment = Segment::import(fd).map_err(|_| FrameError("a result's memory is not sealed"))?;
+            if self.segments.insert(number, (segment.clone(), Reading::Here)).is_some() {
+                return Err(FrameError("a segment comes twice"));
+            }
+            return Ok(segment);
+        }
+        let (segment, reading) = self.segments.get_mut(&number).ok_or(FrameError("a segment never came"))?;
+        if std::mem::replace(reading, Reading::Here) == Reading::Here {
+            return Err(FrameError("a segment was filled while it was read"));
+        }
+        self.free_bytes -= segment.capacity();
+        Ok(segment.clone())
+    }
+
+    /// Nobody reads a segment any more: the host is told to fill it again, or to give it up.
+    pub fn segment_released(&mut self, number: u32, how: Released) {
+        let Some((segment, reading)) = self.segments.get_mut(&number).filter(|(_, reading)| *reading == Reading::Here) else {
+            return;
+        };
+        let capacity = segment.capacity();
+        let told = if how == Released::Free && self.free_bytes + capacity <= FREE_BYTES_MAX {
+            *reading = Reading::Nobody;
+            self.free_bytes += capacity;
+            number
+        } else {
+            self.segments.remove(&number);
+            number | FLAG
+        };
+        self.pending.push_back(agent::segments(&[told]));
     }
 
     /// Calls and their numbers.

@@ -27,6 +27,8 @@ use scalable_core::worker::{Output, Worker};
 use scalable_lane::agent::Inbox;
 use scalable_proto::v1::{AttemptReport, DispatchBatch, FunctionCall, Heartbeat, Isolation, piece, task_template};
 
+use scalable_store::Released;
+
 pub use inputs::Brought;
 pub use objects::{ObjectOptions, Objects};
 pub use program::{Executables, Local, architecture, libc};
@@ -173,6 +175,9 @@ pub type TellPrepared = Box<dyn FnOnce(Result<PreparedHost, String>) + Send>;
 /// Tells the reactor which objects of a call have come.
 pub type TellBrought = Box<dyn FnOnce(Brought) + Send>;
 
+/// Tells the reactor that nobody reads a segment any more.
+pub type TellReleased = Box<dyn FnOnce(Released) + Send + Sync>;
+
 /// What of the agent is needed here.
 pub struct Cx<'a> {
     /// The machine.
@@ -191,6 +196,8 @@ pub struct Cx<'a> {
     pub watch: &'a dyn Fn(u64, i32, Option<u64>),
     /// Tells the reactor which objects have come for a call of a batch with this serial.
     pub brought: &'a dyn Fn(CallId, u64) -> TellBrought,
+    /// Tells the reactor that a segment of a host is read no more.
+    pub released: &'a dyn Fn(u64, u32) -> TellReleased,
     /// Where cgroups may be made.
     pub cgroups: Option<&'a Arc<Cgroups>>,
     /// How limits are enforced.

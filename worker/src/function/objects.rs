@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use scalable_lane::INLINE_BYTES_MAX;
-use scalable_lane::memory::{Lent, Sealed};
+use scalable_lane::memory::Lent;
 use scalable_proto::v1::{Executable, Heartbeat, ObjectRef};
 use scalable_store::{
     BlobDirectory, Capability, Content, Digest, Fetch, FetchRequest, Fetcher, FetcherOptions, Holder, Keep, Key, Load, Lookup,
@@ -170,18 +170,13 @@ impl Objects {
     /// Keeps a result that a host has passed.
     ///
     /// # Errors
-    /// The inner one is the host's fault: it is no memory that can be read safely. The outer is nobody's: there is no room.
-    pub fn put(&mut self, id: ObjectId, memory: Sealed) -> Result<io::Result<()>, String> {
-        let bytes = memory.len() as usize;
-        let content = match Content::from_memfd(memory.into(), bytes) {
-            Ok(content) => content,
-            Err(error) => return Ok(Err(error)),
-        };
+    /// One sentence: there are too many.
+    pub fn put(&mut self, id: ObjectId, content: Content) -> Result<(), String> {
         // An earlier attempt's is nobody's any more.
         self.drop_element(id.group, id.index);
         self.store.insert(id, content, Keep::Origin).map_err(|error| error.to_string())?;
         self.here.insert((id.group, id.index), id);
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Keeps a copy of an object that was fetched, so that the next call that reads it finds it here.
