@@ -74,7 +74,9 @@ async fn take(stream: &mut Connected, shared: &Shared, mut writer: BlobWriter, s
         add(&shared.counters.bytes_received, chunk.len() as u64);
         at += expected;
     }
-    Ok(writer.finish().map(drop).map_err(|error| code_of(&error)))
+    // Waits for the disk, which may take long for a large one: not on the thread that serves others.
+    let finished = tokio::task::spawn_blocking(move || writer.finish()).await.map_err(io::Error::other)?;
+    Ok(finished.map(drop).map_err(|error| code_of(&error)))
 }
 
 fn code_of(error: &BlobError) -> Code {
