@@ -1,21 +1,62 @@
 //! The seam between the peer protocol and what carries it: TCP or a Unix socket today, TLS over TCP later. Everything above reads
-//! and writes through [`Stream`].
+//! and writes through [`Connected`].
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::sys;
 use crate::wire::{self, HEADER};
 
-/// A connection to a peer.
+/// What carries a connection.
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+/// A connection to a peer. Frames are read through a small buffer, so that a request, or the heads before a chunk, take one call of
+/// the kernel; what is longer than the buffer is read in place.
+pub(crate) struct Connected(BufReader<Stream>);
+
+/// Longer than the heads that come before a chunk, and short enough that copying what is read beyond them costs nothing.
+const BUFFER: usize = 256;
+
+impl Connected {
+    pub(crate) fn new(stream: Stream) -> Self {
+        Self(BufReader::with_capacity(BUFFER, stream))
+    }
+
+    pub(crate) fn stream(&mut self) -> &mut Stream {
+        self.0.get_mut()
+    }
+
+    /// What carries it, if nothing has been read beyond what was asked for.
+    pub(crate) fn into_stream(self) -> Option<Stream> {
+        self.0.buffer().is_empty().then(|| self.0.into_inner())
+    }
+
+    pub(crate) async fn read_exact(&mut self, into: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact(into).await.map(drop)
+    }
+
+    pub(crate) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.get_mut().write_all(bytes).await
+    }
+
+    /// Reads the next frame: its kind and its body in `body`.
+    pub(crate) async fn read_frame(&mut self, body: &mut Vec<u8>) -> io::Result<u8> {
+        let mut header = [0; HEADER];
+        self.read_exact(&mut header).await?;
+        let malformed = || io::Error::new(io::ErrorKind::InvalidData, "a frame longer than any of the protocol");
+        let (kind, len) = wire::decode_header(&header).ok_or_else(malformed)?;
+        body.resize(len, 0);
+        self.read_exact(body).await?;
+        Ok(kind)
+    }
 }
 
 macro_rules! each {
@@ -57,17 +98,6 @@ impl Stream {
             Self::Tcp(s) => s.async_io(Interest::WRITABLE, || call(s.as_fd())).await,
             Self::Unix(s) => s.async_io(Interest::WRITABLE, || call(s.as_fd())).await,
         }
-    }
-
-    /// Reads the next frame: its kind and its body in `body`.
-    pub(crate) async fn read_frame(&mut self, body: &mut Vec<u8>) -> io::Result<u8> {
-        let mut header = [0; HEADER];
-        self.read_exact(&mut header).await?;
-        let malformed = || io::Error::new(io::ErrorKind::InvalidData, "a frame longer than any of the protocol");
-        let (kind, len) = wire::decode_header(&header).ok_or_else(malformed)?;
-        body.resize(len, 0);
-        self.read_exact(body).await?;
-        Ok(kind)
     }
 }
 

@@ -4,13 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::{Common, Holder, SourceError, share};
-use crate::transport::Stream;
+use crate::transport::{Connected, Stream};
 use crate::wire::{Code, SERVER_HELLO, ServerHello, client_hello};
 
 /// One peer, as one thread sees it.
@@ -37,7 +36,7 @@ struct Idle {
 
 /// A connection on which requests are made one after the other.
 pub(super) struct Connection {
-    pub stream: Stream,
+    pub stream: Connected,
     hello: ServerHello,
     /// Used before: the peer may have closed it meanwhile, which is no fault of its.
     pub reused: bool,
@@ -132,7 +131,8 @@ async fn connect(address: &str, common: &Common) -> Result<Connection, SourceErr
 }
 
 /// The handshake.
-pub(super) async fn greet(mut stream: Stream) -> Result<Connection, SourceError> {
+pub(super) async fn greet(stream: Stream) -> Result<Connection, SourceError> {
+    let mut stream = Connected::new(stream);
     let broken = |error: std::io::Error| SourceError::Broken { received: 0, why: error.to_string() };
     stream.write_all(&client_hello()).await.map_err(broken)?;
     let mut bytes = [0; SERVER_HELLO];

@@ -39,7 +39,7 @@ impl Channel {
         };
         let stream = connect().ok()?;
         let greeting = timeout(common.options.connect, peer::greet(Stream::Unix(stream)));
-        let Stream::Unix(stream) = greeting.await.ok()?.ok()?.stream else { return None };
+        let Some(Stream::Unix(stream)) = greeting.await.ok()?.ok()?.stream.into_stream() else { return None };
         let (orders, receiver) = mpsc::unbounded_channel();
         let talk = Talk {
             stream,

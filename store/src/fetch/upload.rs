@@ -1,6 +1,5 @@
 //! Bringing a content to a peer: announced, then its chunks, then the peer's verdict.
 
-use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::peer::{Connection, Peer};
@@ -44,7 +43,7 @@ async fn send(common: &Common, connection: &mut Connection, request: &UploadRequ
         let chunk = content.chunk(index, &mut scratch).map_err(broken)?;
         out.clear();
         ChunkHead { offset: range.start, len: chunk.len() as u32, sum }.encode(&mut out);
-        let written = within(stall, range.start.max(1), connection.stream.write_both(&out, chunk)).await;
+        let written = within(stall, range.start.max(1), connection.stream.stream().write_both(&out, chunk)).await;
         if written.is_err() {
             // It says why before it closes, if it can.
             return match answer(stall, range.start.max(1), connection).await {

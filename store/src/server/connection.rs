@@ -4,14 +4,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use super::{Shared, add, same_user, share, upload};
 use crate::content::{CHUNK_BYTES, Content, checksum};
 use crate::store::{LoadError, Pinned};
-use crate::transport::Stream;
+use crate::transport::{Connected, Stream};
 use crate::wire::{Answer, CLIENT_HELLO, ChunkHead, Code, Request, ServerHello, judge_client_hello};
 use crate::{Capability, Key};
 
@@ -24,7 +23,8 @@ impl Drop for Counted<'_> {
     }
 }
 
-pub(super) async fn run(mut stream: Stream, shared: &Shared) {
+pub(super) async fn run(stream: Stream, shared: &Shared) {
+    let mut stream = Connected::new(stream);
     let before = shared.counters.connections.fetch_add(1, Ordering::Relaxed);
     let _counted = Counted(shared);
     let full = before >= shared.options.connections_max;
@@ -34,12 +34,12 @@ pub(super) async fn run(mut stream: Stream, shared: &Shared) {
     }
 }
 
-async fn talk(stream: &mut Stream, shared: &Shared, full: bool) -> io::Result<()> {
+async fn talk(stream: &mut Connected, shared: &Shared, full: bool) -> io::Result<()> {
     let mut hello = [0; CLIENT_HELLO];
     timeout(shared.options.stall, stream.read_exact(&mut hello)).await??;
     let code = match judge_client_hello(&hello) {
         Code::Ok if full => Code::Busy,
-        Code::Ok if matches!(stream, Stream::Unix(unix) if !same_user(unix)) => Code::Denied,
+        Code::Ok if matches!(stream.stream(), Stream::Unix(unix) if !same_user(unix)) => Code::Denied,
         code => code,
     };
     let answer = ServerHello { code, instance: shared.instance, shares: shared.shares };
@@ -51,7 +51,7 @@ async fn talk(stream: &mut Stream, shared: &Shared, full: bool) -> io::Result<()
     let mut leases = share::Leases::new(shared);
     let mut body = Vec::new();
     loop {
-        let idle = match stream {
+        let idle = match stream.stream() {
             Stream::Tcp(_) => shared.options.idle,
             // It may hold open files of ours for as long as it wants, and says so by being there.
             Stream::Unix(_) => std::time::Duration::MAX,
@@ -81,7 +81,7 @@ async fn talk(stream: &mut Stream, shared: &Shared, full: bool) -> io::Result<()
 }
 
 /// Answers with a code.
-pub(super) async fn refuse(stream: &mut Stream, shared: &Shared, code: Code) -> io::Result<()> {
+pub(super) async fn refuse(stream: &mut Connected, shared: &Shared, code: Code) -> io::Result<()> {
     if code != Code::Ok {
         add(&shared.counters.refused, 1);
     }
@@ -147,7 +147,7 @@ pub(super) async fn turn(shared: &Shared) -> Option<SemaphorePermit<'_>> {
 }
 
 async fn fetch(
-    stream: &mut Stream,
+    stream: &mut Connected,
     shared: &Shared,
     key: Key,
     capability: &Capability,
@@ -190,9 +190,9 @@ async fn fetch(
         let memory = content.memory()?;
         let sending = async {
             match (memory, content.as_fd()) {
-                (Some(memory), _) => stream.write_both(&head, &memory[range.start as usize..range.end as usize]).await,
-                (None, _) if read => stream.write_both(&head, &scratch).await,
-                (None, Some(file)) => stream.write_file(&head, file.as_fd(), at, len).await,
+                (Some(memory), _) => stream.stream().write_both(&head, &memory[range.start as usize..range.end as usize]).await,
+                (None, _) if read => stream.stream().write_both(&head, &scratch).await,
+                (None, Some(file)) => stream.stream().write_file(&head, file.as_fd(), at, len).await,
                 (None, None) => Err(io::Error::other("a content that is nowhere")),
             }
         };

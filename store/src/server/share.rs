@@ -6,11 +6,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustc_hash::FxHashMap;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::Interest;
 
 use super::connection::{Opened, open, refuse};
 use super::{Shared, add};
-use crate::transport::Stream;
+use crate::transport::{Connected, Stream};
 use crate::wire::{Answer, Code, Shared as SharedAnswer};
 use crate::{Capability, Content, Key, sys};
 
@@ -40,7 +40,7 @@ impl<'a> Leases<'a> {
         Self { shared, next: 1, open: FxHashMap::default(), kept: VecDeque::new() }
     }
 
-    pub(super) async fn share(&mut self, stream: &mut Stream, key: Key, capability: &Capability) -> io::Result<()> {
+    pub(super) async fn share(&mut self, stream: &mut Connected, key: Key, capability: &Capability) -> io::Result<()> {
         let shared = self.shared;
         let opened = match open(shared, key, capability) {
             Ok(opened) => opened,
@@ -48,7 +48,7 @@ impl<'a> Leases<'a> {
         };
         let spilled = matches!(&opened, Opened::Stored(pinned) if pinned.is_spilled());
         // What was spilled has checksums that the reader of an open file would not check.
-        if !matches!(stream, Stream::Unix(_)) || spilled || self.open.len() >= LEASES_MAX {
+        if !matches!(stream.stream(), Stream::Unix(_)) || spilled || self.open.len() >= LEASES_MAX {
             return refuse(stream, shared, Code::NotShareable).await;
         }
         let Ok(content) = opened.content().to_shared(shared.store.pool()) else {
@@ -104,8 +104,8 @@ impl Drop for Leases<'_> {
 }
 
 /// Sends a frame and with it an open file.
-async fn send(stream: &mut Stream, frame: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let Stream::Unix(unix) = &*stream else { return Err(io::ErrorKind::Unsupported.into()) };
+async fn send(stream: &mut Connected, frame: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let Stream::Unix(unix) = stream.stream() else { return Err(io::ErrorKind::Unsupported.into()) };
     let sent = unix.async_io(Interest::WRITABLE, || sys::send_with_fd(unix.as_fd(), frame, fd)).await?;
     stream.write_all(&frame[sent..]).await
 }

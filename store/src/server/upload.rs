@@ -2,19 +2,18 @@
 
 use std::io;
 
-use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use super::connection::{refuse, turn};
 use super::{Shared, add};
 use crate::blobs::{BlobError, BlobWriter};
 use crate::content::{CHUNK_BYTES, checksum};
-use crate::transport::Stream;
+use crate::transport::Connected;
 use crate::wire::{ChunkHead, Code};
 use crate::{Capability, Digest};
 
 pub(super) async fn receive(
-    stream: &mut Stream,
+    stream: &mut Connected,
     shared: &Shared,
     digest: Digest,
     capability: &Capability,
@@ -41,7 +40,7 @@ pub(super) async fn receive(
     };
     let mut out = Vec::new();
     crate::wire::Answer::Size(size).encode(&mut out);
-    timeout(shared.options.stall, tokio::io::AsyncWriteExt::write_all(stream, &out)).await??;
+    timeout(shared.options.stall, stream.write_all(&out)).await??;
     match take(stream, shared, writer, size).await? {
         Ok(()) => {
             add(&shared.counters.served, 1);
@@ -55,7 +54,7 @@ pub(super) async fn receive(
     }
 }
 
-async fn take(stream: &mut Stream, shared: &Shared, mut writer: BlobWriter, size: u64) -> io::Result<Result<(), Code>> {
+async fn take(stream: &mut Connected, shared: &Shared, mut writer: BlobWriter, size: u64) -> io::Result<Result<(), Code>> {
     let mut body = Vec::new();
     let mut chunk = Vec::new();
     let mut at = 0;
@@ -75,7 +74,9 @@ async fn take(stream: &mut Stream, shared: &Shared, mut writer: BlobWriter, size
         add(&shared.counters.bytes_received, chunk.len() as u64);
         at += expected;
     }
-    Ok(writer.finish().map(drop).map_err(|error| code_of(&error)))
+    // Waits for the disk, which may take long for a large one: not on the thread that serves others.
+    let finished = tokio::task::spawn_blocking(move || writer.finish()).await.map_err(io::Error::other)?;
+    Ok(finished.map(drop).map_err(|error| code_of(&error)))
 }
 
 fn code_of(error: &BlobError) -> Code {
