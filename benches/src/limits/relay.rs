@@ -37,7 +37,7 @@ type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 enum Inbound<T> {
     /// The peer has not connected yet.
     Awaited(oneshot::Receiver<Streaming<T>>),
-    Open(Streaming<T>),
+    Open(Box<Streaming<T>>),
 }
 
 impl<T> Stream for Inbound<T> {
@@ -46,32 +46,35 @@ impl<T> Stream for Inbound<T> {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Option<T>> {
         if let Inbound::Awaited(coming) = &mut *self {
             match ready!(Pin::new(coming).poll(context)) {
-                Ok(stream) => *self = Inbound::Open(stream),
+                Ok(stream) => *self = Inbound::Open(Box::new(stream)),
                 Err(_) => return Poll::Ready(None),
             }
         }
         let Inbound::Open(stream) = &mut *self else { return Poll::Ready(None) };
-        Poll::Ready(ready!(Pin::new(stream).poll_next(context)).and_then(Result::ok))
+        Poll::Ready(ready!(Pin::new(&mut **stream).poll_next(context)).and_then(Result::ok))
     }
 }
 
 /// A place where one peer's stream is left for the one who answers it.
-struct Handover<T>(Mutex<(Option<oneshot::Sender<Streaming<T>>>, Option<oneshot::Receiver<Streaming<T>>>)>);
+struct Handover<T> {
+    to: Mutex<Option<oneshot::Sender<Streaming<T>>>>,
+    of: Mutex<Option<oneshot::Receiver<Streaming<T>>>>,
+}
 
 impl<T> Handover<T> {
     fn new() -> Self {
         let (sender, receiver) = oneshot::channel();
-        Handover(Mutex::new((Some(sender), Some(receiver))))
+        Handover { to: Mutex::new(Some(sender)), of: Mutex::new(Some(receiver)) }
     }
 
     fn leave(&self, stream: Streaming<T>) -> Result<(), Status> {
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).0.take();
+        let sender = self.to.lock().unwrap_or_else(PoisonError::into_inner).take();
         let sender = sender.ok_or_else(|| Status::resource_exhausted("the relay serves one client and one worker"))?;
         sender.send(stream).map_err(|_| Status::unavailable("the other end has gone"))
     }
 
     fn take(&self) -> Result<Inbound<T>, Status> {
-        let receiver = self.0.lock().unwrap_or_else(PoisonError::into_inner).1.take();
+        let receiver = self.of.lock().unwrap_or_else(PoisonError::into_inner).take();
         receiver.map(Inbound::Awaited).ok_or_else(|| Status::resource_exhausted("the relay serves one client and one worker"))
     }
 }

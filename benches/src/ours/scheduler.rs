@@ -40,7 +40,7 @@ fn bytes<K, F: Future<Output = Result<K>>>(scale: &Scale, submit: impl Fn(Sessio
     let rig = Rig::start(scale, NO_WORKERS, &[])?;
     let pid = rig.whole.scheduler_pid();
     let before = resident_bytes(pid)?;
-    let argument_bytes: usize = (0..NOOPS).map(|n| encoded_bytes(n)).sum();
+    let argument_bytes: usize = (0..NOOPS).map(encoded_bytes).sum();
     let kept = rig.block_on(|session| async move {
         let kept = submit(session).await?;
         // Handed over is not yet taken: what is on the way still comes.
