@@ -7,6 +7,8 @@
 //! rcp85: 4.6 K in 2100 (3.6 to 5.7 K)
 //! ```
 
+#![allow(clippy::print_stdout, reason = "what an example has to say")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -5,6 +5,8 @@
 //! 512 × 512 in 16 blocks: 96 tasks, largest difference 0.0e0
 //! ```
 
+#![allow(clippy::print_stdout, reason = "what an example has to say")]
+
 use scalable::{Array, Error, Handle, Session};
 use serde::{Deserialize, Serialize};
 

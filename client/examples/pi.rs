@@ -5,6 +5,8 @@
 //! π is about 3.1414 (64 tasks, 64000000 darts)
 //! ```
 
+#![allow(clippy::print_stdout, reason = "what an example has to say")]
+
 use scalable::{Error, Session};
 
 #[scalable::task]

@@ -5,6 +5,8 @@
 //! best of 101 evaluations: f(1.5000) = -2.2500
 //! ```
 
+#![allow(clippy::print_stdout, reason = "what an example has to say")]
+
 use scalable::{Error, Session, TaskSet};
 
 /// A valley with its floor at 1.5.

@@ -237,7 +237,13 @@ impl<T: Value> Array<T> {
             while let Some((index, raw)) = reader.found.pop_front() {
                 match raw {
                     Raw::Inline(bytes) => each(index as usize, handle::decoded(&self.group, index, &bytes))?,
-                    other => each(index as usize, value(&self.group, index, other).await)?,
+                    other => {
+                        let value = value(&self.group, index, other).await;
+                        if consumes {
+                            self.group.dropped(index);
+                        }
+                        each(index as usize, value)?;
+                    }
                 }
             }
         }

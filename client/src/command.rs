@@ -240,7 +240,7 @@ impl Session {
             return Err(refused("NO_DIRECTORY", message, "name one: Session::start().directory(…)"));
         }
         let name = if command.options.name.is_empty() { command.name() } else { command.options.name.clone() };
-        let spec = command.spec(self.unique_name(&name));
+        let spec = self.in_component(command.spec(self.unique_name(&name)), &command.options)?;
         let group = self.add_group(spec, false);
         let mut elements = Elements::default();
         elements.push(&[]);

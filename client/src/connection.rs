@@ -75,7 +75,7 @@ enum DataJob {
     Group(Arc<RunInParts>, usize),
     Commit(Arc<RunInParts>),
     /// A frame of the open run.
-    Open(v1::client_data::Body),
+    Open(Box<v1::client_data::Body>),
 }
 
 impl DataJob {
@@ -85,7 +85,7 @@ impl DataJob {
             DataJob::Begin(run) => Body::Begin(run.head.clone()),
             DataJob::Group(run, group) => Body::Group(run.groups[group].clone()),
             DataJob::Commit(run) => Body::Commit(v1::Commit { client_key: run.head.client_key.clone() }),
-            DataJob::Open(body) => body,
+            DataJob::Open(body) => *body,
         };
         v1::ClientData { seq, body: Some(body) }
     }
@@ -582,7 +582,7 @@ async fn broken_for_good(broken: Option<&(Error, Instant)>) -> Error {
 
 /// Takes the open run's next frame.
 fn take_open_frame(open: Option<&Open>) -> Option<DataJob> {
-    open?.shared.outbox().take().map(DataJob::Open)
+    open?.shared.outbox().take().map(|body| DataJob::Open(Box::new(body)))
 }
 
 /// Completes when the open run may have something to say.

@@ -29,8 +29,7 @@ pub(crate) fn fetch(group: &Arc<Group>, index: u32, object: &v1::ObjectRef) -> F
         return Box::pin(async move { Err(error) });
     };
     let id = ObjectId { run, group: object.group, index: object.index, attempt: object.attempt };
-    let request =
-        FetchRequest { key: Key::Object(id), size: object.size, holders: shared.holders(&object.holders), capability };
+    let request = FetchRequest { key: Key::Object(id), size: object.size, holders: shared.holders(&object.holders), capability };
     match shared.fetcher() {
         Ok(fetcher) => {
             let fetched = fetcher.fetch(request);

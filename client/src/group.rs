@@ -73,7 +73,7 @@ pub(crate) enum Other {
     /// To be fetched.
     Object(v1::ObjectRef),
     /// There is none: it was a command, and it succeeded.
-    Finished(v1::AttemptReport),
+    Finished(Box<v1::AttemptReport>),
     /// There is none.
     Failed(TaskError),
 }
@@ -253,7 +253,7 @@ impl Group {
         for other in others.into_iter().filter(|other| other.at < count) {
             let end = match other.end {
                 Some(v1::other_end::End::Object(object)) => Other::Object(object),
-                Some(v1::other_end::End::Finished(report)) => Other::Finished(report),
+                Some(v1::other_end::End::Finished(report)) => Other::Finished(Box::new(report)),
                 Some(v1::other_end::End::Error(error)) => {
                     let root = self.shared().task_name(error.root_group, error.root_index);
                     Other::Failed(TaskError::from_wire(error, format!("{}[{}]", self.name, elements.index(other.at)), root))
@@ -435,9 +435,11 @@ impl Group {
             }
             let (raw, read) = state.raw(index, slot);
             taken += read;
+            // An object is let go of when it has been fetched.
+            let consumed = cursor.consumes && matches!(raw, Raw::Inline(_));
             each(index, raw);
             budget -= 1;
-            if cursor.consumes {
+            if consumed {
                 state.dropped(index);
                 match released.last_mut() {
                     Some(last) if last.first + last.count == index => last.count += 1,

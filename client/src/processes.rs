@@ -13,7 +13,7 @@ use scalable_provider::launch::{LaunchError, LocalLauncher, LocalScheduler};
 use scalable_provider::local::LocalWorkers;
 
 use crate::options::Memory;
-use crate::session::{Session, refused};
+use crate::session::{Component, Session, refused};
 use crate::{Client, Error};
 
 /// What a directory of a session begins with; the number of the process that made it follows.
@@ -25,6 +25,7 @@ const DIRECTORY: &str = "scalable-session-";
 pub struct Start {
     workers: LocalWorkers,
     directory: Option<PathBuf>,
+    components: Vec<Component>,
     fault: Option<String>,
 }
 
@@ -55,7 +56,7 @@ impl Session {
             scratch: None,
             worker_args: Vec::new(),
         };
-        Start { workers, directory: None, fault: None }
+        Start { workers, directory: None, components: Vec::new(), fault: None }
     }
 }
 
@@ -94,6 +95,13 @@ impl Start {
         self
     }
 
+    #[cfg(feature = "manifest")]
+    pub(crate) fn with_components(mut self, components: Vec<Component>) -> Self {
+        self.components = components;
+        self
+    }
+
+    #[cfg(feature = "manifest")]
     pub(crate) fn with_workers(mut self, workers: LocalWorkers) -> Self {
         self.workers = workers;
         self
@@ -111,7 +119,7 @@ impl Start {
         let started = tokio::task::spawn_blocking(move || start(self.workers, self.directory)).await;
         let (processes, token) = started.unwrap_or_else(|error| Err(refused("NOT_STARTED", error.to_string(), "")))?;
         let client = Client::connect(processes.address(), &token).await?;
-        Session::open(client, kept.as_deref(), Some(processes)).await
+        Session::open(client, kept.as_deref(), Some(processes), self.components).await
     }
 }
 

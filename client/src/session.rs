@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
+use scalable_lane::host::Function;
 use scalable_proto::v1;
 
 use crate::arguments::{ARGUMENT_BYTES_MAX, Arguments, Given, Shape};
@@ -60,6 +61,16 @@ pub(crate) struct Inner {
     growing: Mutex<FxHashMap<Key, Arc<Group>>>,
     names: Mutex<FxHashMap<String, u32>>,
     pub(crate) backend: Backend,
+    components: Vec<Component>,
+}
+
+/// What a manifest says of a component.
+#[derive(Clone, Debug)]
+pub(crate) struct Component {
+    pub(crate) name: String,
+    pub(crate) milli_cpus: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) env: Vec<(String, String)>,
 }
 
 impl Drop for Inner {
@@ -77,9 +88,14 @@ thread_local! {
 }
 
 impl Session {
-    pub(crate) fn new(shared: Arc<Shared>, backend: Backend, processes: Option<Processes>) -> Session {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        backend: Backend,
+        processes: Option<Processes>,
+        components: Vec<Component>,
+    ) -> Session {
         let stake = Arc::new(Stake { shared, processes });
-        let inner = Inner { stake, growing: Mutex::default(), names: Mutex::default(), backend };
+        let inner = Inner { stake, growing: Mutex::default(), names: Mutex::default(), backend, components };
         Session { inner: Arc::new(inner) }
     }
 
@@ -274,22 +290,57 @@ impl Session {
 
     /// What is said of a group of calls.
     pub(crate) async fn spec<F: Task>(&self, shape: Shape, options: &Options) -> Result<v1::GroupSpec, Error> {
+        self.function_spec(&F::FUNCTION, functions::signature::<F>()?, shape, options).await
+    }
+
+    /// What is said of a group of calls of this function.
+    pub(crate) async fn function_spec(
+        &self,
+        function: &Function,
+        signature: [u8; 32],
+        shape: Shape,
+        options: &Options,
+    ) -> Result<v1::GroupSpec, Error> {
         if let Some(fault) = &options.fault {
             return Err(refused("BAD_OPTION", fault.clone(), ""));
         }
-        let signature = functions::signature::<F>()?;
         let executable = if options.native.is_empty() { self.inner.backend.executable().await? } else { None };
-        let function = v1::FunctionCall {
-            name: F::FUNCTION.name.to_owned(),
+        let call = v1::FunctionCall {
+            name: function.name.to_owned(),
             codec: codec::NAME.to_owned(),
             executable,
             native: options.native.clone(),
             signature: signature.to_vec().into(),
             ..Default::default()
         };
-        let name = if options.name.is_empty() { last_segment(F::FUNCTION.name) } else { &options.name };
+        let name = if options.name.is_empty() { last_segment(function.name) } else { &options.name };
         let name = self.unique_name(name);
-        Ok(template::group_spec(name, function, shape, options))
+        let spec = template::group_spec(name, call, shape, options);
+        self.in_component(spec, options)
+    }
+
+    /// With what the options' component says, where the session knows components.
+    pub(crate) fn in_component(&self, mut spec: v1::GroupSpec, options: &Options) -> Result<v1::GroupSpec, Error> {
+        let components = &self.inner.components;
+        if components.is_empty() || options.component.is_empty() {
+            return Ok(spec);
+        }
+        let Some(component) = components.iter().find(|component| component.name == options.component) else {
+            let names: Vec<&str> = components.iter().map(|component| component.name.as_str()).collect();
+            let message = format!("the manifest has no component `{}`; it has {}", options.component, names.join(", "));
+            return Err(refused("UNKNOWN_COMPONENT", message, ""));
+        };
+        if let Some(template) = &mut spec.template {
+            for (name, value) in &component.env {
+                template.env.entry(name.clone()).or_insert_with(|| template::literal(value));
+            }
+        }
+        if options.milli_cpus == 0 && options.memory_bytes == 0 {
+            let resources = spec.resources.get_or_insert_default();
+            resources.milli_cpus = component.milli_cpus.unwrap_or(resources.milli_cpus);
+            resources.memory_bytes = component.memory_bytes.unwrap_or(0);
+        }
+        Ok(spec)
     }
 
     pub(crate) fn add_group(&self, spec: v1::GroupSpec, in_order: bool) -> Arc<Group> {

@@ -6,7 +6,7 @@ use scalable_proto::v1;
 
 use crate::backend::{Backend, Remote};
 use crate::processes::Processes;
-use crate::session::{Session, refused};
+use crate::session::{Component, Session, refused};
 use crate::{Client, Error};
 
 impl Session {
@@ -22,7 +22,7 @@ impl Session {
     /// # }
     /// ```
     pub async fn connect(address: &str, token: &str) -> Result<Session, Error> {
-        Session::open(Client::connect(address, token).await?, None, None).await
+        Session::open(Client::connect(address, token).await?, None, None, Vec::new()).await
     }
 
     /// As [`Session::connect`], with the token in a file.
@@ -53,7 +53,12 @@ impl Session {
     }
 
     /// Opens a run on a connection, recorded where a directory is named.
-    pub(crate) async fn open(client: Client, directory: Option<&Path>, processes: Option<Processes>) -> Result<Session, Error> {
+    pub(crate) async fn open(
+        client: Client,
+        directory: Option<&Path>,
+        processes: Option<Processes>,
+        components: Vec<Component>,
+    ) -> Result<Session, Error> {
         let program = std::env::current_exe().ok();
         let program = program.as_deref().and_then(Path::file_stem).map(|name| name.to_string_lossy().into_owned());
         let project: String =
@@ -71,7 +76,8 @@ impl Session {
             ..Default::default()
         };
         let (shared, run) = client.open_run(spec).await?;
-        Ok(Session::new(shared, Backend::Remote(Remote::new(client, run, directory)), processes))
+        let remote = Box::new(Remote::new(client, run, directory));
+        Ok(Session::new(shared, Backend::Remote(remote), processes, components))
     }
 }
 

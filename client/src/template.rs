@@ -35,6 +35,11 @@ pub(crate) fn group_spec(name: String, function: v1::FunctionCall, shape: Shape,
     with_options(v1::GroupSpec { name, template: Some(template), growing: true, deliver: true, ..Default::default() }, options)
 }
 
+/// A text without substitutions.
+pub(crate) fn literal(text: &str) -> v1::Text {
+    v1::Text { pieces: vec![v1::Piece { kind: Some(v1::piece::Kind::Literal(text.to_owned())) }] }
+}
+
 /// The component its workers must serve.
 pub(crate) fn component(options: &Options) -> String {
     if options.component.is_empty() { COMPONENT.to_owned() } else { options.component.clone() }

@@ -212,7 +212,8 @@ impl State {
             Some(v1::client_data::Body::Commit(commit)) => {
                 let spec = self.session.assembling.take().unwrap();
                 let known = self.runs.insert(commit.client_key.to_vec(), spec).is_some();
-                let reply = v1::SubmitReply { client_key: commit.client_key, run: RUN.into(), known, number: 5, ..Default::default() };
+                let reply =
+                    v1::SubmitReply { client_key: commit.client_key, run: RUN.into(), known, number: 5, ..Default::default() };
                 self.result(v1::client_results::Body::Submitted(reply));
             }
             Some(v1::client_data::Body::AddGroup(add)) => {
@@ -369,6 +370,10 @@ impl ClientService for Server {
 
 #[tonic::async_trait]
 impl ControlService for Server {
+    async fn offer_content(&self, _: Request<v1::OfferRequest>) -> Result<Response<v1::OfferReply>, Status> {
+        Ok(Response::new(v1::OfferReply::default()))
+    }
+
     async fn list_runs(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsReply>, Status> {
         Err(Status::unimplemented("list_runs"))
     }

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::frame::{self, Builder, CALL_BYTES, CallHead, FLAG, Frame, FrameError, HEAD_BYTES};
 use crate::host::Parameter;
-use crate::memory::Sealed;
+use crate::memory::{Lent, Sealed};
 use crate::socket::{Socket, Wait};
 use crate::{FRAME_BYTES_MAX, FRAME_FDS_MAX, VERSIONS};
 
@@ -138,7 +138,7 @@ pub struct Outgoing {
     /// The frame.
     pub bytes: Vec<u8>,
     /// What comes with it.
-    pub memory: Vec<Arc<Sealed>>,
+    pub memory: Vec<Arc<dyn Lent>>,
 }
 
 impl Outgoing {
@@ -148,7 +148,7 @@ impl Outgoing {
     /// `WouldBlock`, or the host is gone.
     pub fn send(&self, socket: &Socket) -> io::Result<()> {
         let mut fds = Vec::with_capacity(self.memory.len());
-        fds.extend(self.memory.iter().map(|memory| memory.as_fd()));
+        fds.extend(self.memory.iter().map(|memory| memory.fd()));
         socket.send(&self.bytes, &fds, Wait::No)
     }
 }
@@ -196,7 +196,7 @@ pub enum Object<'a> {
     /// Copied into the frame; at most [`crate::INLINE_BYTES_MAX`].
     Here(&'a [u8]),
     /// Passed.
-    Memory(Arc<Sealed>),
+    Memory(Arc<dyn Lent>),
 }
 
 /// One input of a call.
@@ -213,7 +213,7 @@ pub struct Input<'a> {
 pub struct Calls {
     frame: Builder,
     count: u32,
-    memory: Vec<Arc<Sealed>>,
+    memory: Vec<Arc<dyn Lent>>,
 }
 
 impl Calls {
@@ -304,7 +304,7 @@ fn object_bytes(object: &Object<'_>) -> usize {
     }
 }
 
-fn write_object(object: &Object<'_>, to: &mut Builder, memory: &mut Vec<Arc<Sealed>>) {
+fn write_object(object: &Object<'_>, to: &mut Builder, memory: &mut Vec<Arc<dyn Lent>>) {
     match object {
         Object::Here(bytes) => {
             to.u8(crate::host::HERE);
@@ -313,7 +313,7 @@ fn write_object(object: &Object<'_>, to: &mut Builder, memory: &mut Vec<Arc<Seal
         }
         Object::Memory(sealed) => {
             to.u8(crate::host::IN_MEMORY);
-            to.u64(sealed.len());
+            to.u64(sealed.bytes());
             memory.push(sealed.clone());
         }
     }
@@ -327,7 +327,7 @@ fn objects_before<'a>(call: u32, objects: impl Iterator<Item = &'a Object<'a>>) 
         builder.u32(call);
         builder.u32(0);
     };
-    let end = |builder: &mut Builder, memory: &mut Vec<Arc<Sealed>>, count: u32| {
+    let end = |builder: &mut Builder, memory: &mut Vec<Arc<dyn Lent>>, count: u32| {
         builder.set_u32(HEAD_BYTES + 4, count);
         let memory = std::mem::take(memory);
         Outgoing { bytes: builder.finish(memory.len()).to_vec(), memory }

@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
-const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+const FIXED: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+const SEALS: i32 = FIXED | libc::F_SEAL_WRITE;
 
 /// Memory that never changes again.
 #[derive(Debug)]
@@ -46,8 +47,11 @@ impl Sealed {
 
     /// Takes memory that a peer has passed, if it is what the peer says.
     ///
+    /// It may be longer than what is promised: the rest is nobody's. Its maker may write to it again through a mapping it has kept, and
+    /// promises not to while it is in use here.
+    ///
     /// # Errors
-    /// It is not sealed (its owner could pull it away under us), or of another length.
+    /// It is not sealed (its owner could pull it away under us), or shorter.
     pub fn from_peer(fd: OwnedFd, len: u64) -> io::Result<Self> {
         // SAFETY: no memory is involved; `stat` is ours.
         let (seals, size) = unsafe {
@@ -56,10 +60,11 @@ impl Sealed {
             let size = if libc::fstat(fd.as_raw_fd(), &mut stat) == 0 { stat.st_size } else { -1 };
             (seals, size)
         };
-        if seals < 0 || seals & SEALS != SEALS {
+        let written = seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0;
+        if seals < 0 || seals & FIXED != FIXED || !written {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "memory was passed that is not sealed"));
         }
-        if u64::try_from(size) != Ok(len) {
+        if !u64::try_from(size).is_ok_and(|size| size >= len) {
             let message = format!("memory of {size} bytes was passed where {len} were promised");
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
@@ -91,6 +96,24 @@ impl Sealed {
             Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => Ok(Mapped { base, len }),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+/// Memory that is lent to a peer with a frame, and kept until the frame was sent.
+pub trait Lent: std::fmt::Debug + Send + Sync {
+    /// Its descriptor.
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// Bytes of it that are meant.
+    fn bytes(&self) -> u64;
+}
+
+impl Lent for Sealed {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.len
     }
 }
 

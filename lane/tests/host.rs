@@ -10,7 +10,7 @@ use std::sync::Arc;
 use scalable_lane::agent::{self, Calls, Greeting, Inbox, Input, Object, Outgoing, Program};
 use scalable_lane::frame::{CallHead, Frame, ReturnKind, Returns};
 use scalable_lane::host::{self, Call, CallError, Function, LaneFuture, Parameter, Registry, Returned, Runtime, serve_if_asked};
-use scalable_lane::memory::Sealed;
+use scalable_lane::memory::{Lent, Sealed};
 use scalable_lane::shared::Shared;
 use scalable_lane::socket::Socket;
 use scalable_lane::{FD_VARIABLE, HOST_FD};
@@ -238,7 +238,7 @@ fn every_end_of_a_call_comes_back() {
 #[test]
 fn inputs_come_inside_beside_and_before_a_call() {
     let mut host = Driven::start(1);
-    let memory = Arc::new(Sealed::new(&[1; 100_000]).unwrap());
+    let memory: Arc<dyn Lent> = Arc::new(Sealed::new(&[1; 100_000]).unwrap());
     let small = Input { many: true, objects: vec![Object::Here(b"ab"), Object::Memory(memory.clone()), Object::Here(b"")] };
     let one = Input { many: false, objects: vec![Object::Memory(memory.clone())] };
     host.call(0, "inputs", b"", &[one.clone(), small]);

@@ -151,6 +151,15 @@ pub fn group(wire: &v1::GroupSpec, ordinal: usize, names: &mut Names) -> Result<
         let data = template.inputs.iter().any(reads);
         dependencies.push(Dependency { group: earlier(dependency.group)?, kind, data });
     }
+    for source in sources_of_function(template) {
+        let kind = match &source.select {
+            Some(v1::input_source::Select::All(_)) => DependencyKind::Whole,
+            Some(v1::input_source::Select::Projection(projection)) => DependencyKind::Projection(axes(projection)),
+            // Said with each append.
+            Some(v1::input_source::Select::Index(_) | v1::input_source::Select::Element(_)) | None => continue,
+        };
+        dependencies.push(Dependency { group: earlier(source.group)?, kind, data: true });
+    }
     Ok(GroupSpec {
         name: wire.name.clone(),
         component: template.component.clone(),
@@ -162,6 +171,12 @@ pub fn group(wire: &v1::GroupSpec, ordinal: usize, names: &mut Names) -> Result<
         policy: policy(wire.policy.as_ref())?,
         resources: resources(wire.resources.as_ref(), names)?,
     })
+}
+
+/// What a function reads: each source is dependency and data in one.
+pub fn sources_of_function(template: &v1::TaskTemplate) -> impl Iterator<Item = &v1::InputSource> {
+    let is_function = matches!(template.command, Some(v1::task_template::Command::Function(_)));
+    template.inputs.iter().filter(move |_| is_function).filter_map(|input| input.source.as_ref())
 }
 
 /// Axes of a projection.

@@ -47,6 +47,8 @@ pub struct Identity {
     pub host: String,
     /// Which programs can run here.
     pub architecture: String,
+    /// Where it answers peers.
+    pub peer_address: String,
     /// The C library they find.
     pub libc: String,
     /// The only cluster it may belong to; empty is any.
@@ -59,6 +61,13 @@ pub struct Identity {
 pub enum Said {
     /// A session began; whatever an earlier one had asked for is void.
     NewSession,
+    /// Before either of these: the key that objects are fetched with, and where the run's output store is.
+    Welcome {
+        /// 32 bytes, or none.
+        object_key: bytes::Bytes,
+        /// `host:port`, or empty.
+        store_address: String,
+    },
     /// The same session goes on.
     Resumed,
     /// A frame on control, once and in order.
@@ -260,7 +269,7 @@ impl Link {
             host: identity.host,
             architecture: identity.architecture,
             libc: identity.libc,
-            ..WorkerHello::default()
+            peer_address: identity.peer_address,
         };
         let (generation, frames, out) = self.control.begin(now);
         // The receiver is alive: it is the other end of what was just made.
@@ -443,6 +452,7 @@ impl Link {
                 PROTOCOL.end()
             )));
         }
+        out.push(Said::Welcome { object_key: welcome.object_key.clone(), store_address: welcome.store_address.clone() });
         self.heartbeat = Duration::from_millis(u64::from(welcome.heartbeat_ms).clamp(10, 60_000));
         self.heartbeat_due = now + self.heartbeat;
         let received = welcome.received.unwrap_or_default();

@@ -84,7 +84,7 @@ impl LocalBuilder {
         let shared = Shared::new("this process".to_owned());
         let started = engine::start(shared.clone(), &self);
         started.map_err(|error| refused("NO_THREADS", format!("the session's threads could not be started: {error}"), ""))?;
-        Ok(Session::new(shared, Backend::Local, None))
+        Ok(Session::new(shared, Backend::Local, None, Vec::new()))
     }
 }
 

@@ -48,7 +48,7 @@ impl Scheduler {
     }
 
     /// What waits, is ready or backs off ends here and now.
-    fn cancel_unstarted(&mut self, id: GroupId, first: u32, end: u32, out: &mut Outbox) {
+    pub(super) fn cancel_unstarted(&mut self, id: GroupId, first: u32, end: u32, out: &mut Outbox) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let mut hit: Vec<(u32, u32)> = Vec::new();
         let mut take = |set: &mut super::interval_set::IntervalSet| -> u32 {

@@ -71,6 +71,7 @@ impl Scheduler {
             self.count_reads(group, &mut read, &mut inherited);
         }
         for (id, group) in &self.groups {
+            let cancelling = self.runs.get(&group.run).is_some_and(|run| run.cancelling);
             let live = self.runs.get(&group.run).is_some_and(|run| run.end.is_none());
             let what = |index: u32, what: &str| Err(format!("element {index} of group {} '{}': {what}", id.0, group.name));
             if !group.kept || !live {
@@ -113,7 +114,7 @@ impl Scheduler {
                         if restoring && !object.holders.is_empty() {
                             return what(index, "its result is made again though somebody holds it");
                         }
-                        if !restoring && needed && object.holders.is_empty() {
+                        if !restoring && needed && object.holders.is_empty() && !cancelling {
                             return what(index, "its result is needed, lost, and not made again");
                         }
                         if !needed && !object.holders.is_empty() {
@@ -130,6 +131,8 @@ impl Scheduler {
                 }
             }
         }
+        let objects: usize = self.groups.values().map(|group| group.objects.len()).sum();
+        ensure!(objects == self.objects as usize, "groups have {objects} results and {} are counted", self.objects);
         for worker in self.workers.iter().flatten() {
             for task in &worker.objects {
                 let object = self.groups.get(&task.group).and_then(|group| group.objects.get(&task.index));

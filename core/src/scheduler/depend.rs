@@ -210,6 +210,13 @@ pub(super) enum End {
     Cancelled,
 }
 
+/// Whether an end is the first of its element, or follows because its result had to be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Time {
+    First,
+    Again,
+}
+
 /// Elements `first..end` of a group that ended the same way. Without elements it stands for the group itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settled {
@@ -275,24 +282,24 @@ impl Scheduler {
         let Settled { group: id, first, end, how } = settled;
         let Some(group) = self.groups.get_mut(&id) else { return };
         if group.restoring.is_empty() {
-            return self.pass_on(settled, out);
+            return self.pass_on(settled, Time::First, out);
         }
         let again: Vec<(u32, u32)> = group.restoring.within(first, end).collect();
         let mut at = first;
         for (again, stop) in again {
             if at < again {
-                self.pass_on(Settled { group: id, first: at, end: again, how }, out);
+                self.pass_on(Settled { group: id, first: at, end: again, how }, Time::First, out);
             }
             self.group_mut(id).restoring.remove_range(again, stop);
-            self.pass_on(Settled { group: id, first: again, end: stop, how }, out);
+            self.pass_on(Settled { group: id, first: again, end: stop, how }, Time::Again, out);
             at = stop;
         }
         if at < end || first == end {
-            self.pass_on(Settled { group: id, first: at, end, how }, out);
+            self.pass_on(Settled { group: id, first: at, end, how }, Time::First, out);
         }
     }
 
-    fn pass_on(&mut self, settled: Settled, out: &mut Outbox) {
+    fn pass_on(&mut self, settled: Settled, time: Time, out: &mut Outbox) {
         let Settled { group: id, first, end, how } = settled;
         let Some(group) = self.groups.get_mut(&id) else { return };
         match how {
@@ -335,6 +342,7 @@ impl Scheduler {
                     self.skip_all(down, root, out);
                 }
                 (UpstreamKind::Whole | UpstreamKind::One(_), _) => {}
+                _ if time == Time::Again && !upstream.data => {}
                 (_, true) => {
                     let met = upstream.count(first, end);
                     if waiter.whole_left == 0 {
@@ -390,7 +398,7 @@ impl Scheduler {
                 let here = at;
                 at = self.edges.next(here);
                 let edge = self.edges.get_mut(here);
-                if edge.met {
+                if edge.met || edge.dead {
                     continue;
                 }
                 let down = edge.down;

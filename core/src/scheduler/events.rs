@@ -87,7 +87,7 @@ impl Scheduler {
             self.measure_round_trip(worker, now.saturating_sub(since).saturating_sub(finish.wall));
         }
         let mut class = as_reported(finish.class);
-        if class == OutcomeClass::InputLost {
+        if class == OutcomeClass::InputLost && state != TaskState::Cancelling {
             // Ends of the same batch count before what is said of their results.
             self.settle(out);
             let missing = finish.missing.as_ref().map_or(&[][..], |missing| &missing.0);

@@ -390,7 +390,7 @@ impl Scheduler {
         if group.rejected.contains(index) {
             return "it was refused when it was appended".to_owned();
         }
-        if group.objects.get(&index).is_some_and(|object| object.losses > self.config.restores_max) {
+        if group.lost_for_good.contains(index) {
             let most = self.config.restores_max;
             return format!("it failed after {attempts}: its result was lost with its holders more than {most} times");
         }

@@ -207,6 +207,8 @@ impl Scheduler {
         if let Some(pool) = self.pool_mut(&pool) {
             pool.lost += 1;
         }
+        // What the loss of its attempts has ended reads nothing any more.
+        self.settle(out);
         self.remove_worker(slot, reason, Loss::Failed, out);
     }
 

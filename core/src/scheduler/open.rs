@@ -107,6 +107,10 @@ impl Scheduler {
 
     /// A group that was added while earlier ones are under way, or over, begins where they are.
     fn catch_up(&mut self, id: GroupId, out: &mut Outbox) {
+        if self.starts_nothing(id) {
+            self.close_open(id, Closed::Cancelled, out);
+            self.cancel_unstarted(id, 0, u32::MAX, out);
+        }
         for ordinal in 0..self.group_of(id).upstreams.len() as u32 {
             self.catch_up_with(id, ordinal, out);
         }
@@ -116,18 +120,18 @@ impl Scheduler {
         } else if known.whole_left == 0 {
             self.all_whole_met(id);
         }
+        if !self.gone_inputs(id, None).is_empty() {
+            // What was dropped because nobody read it is read now, unless the group was skipped at once.
+            self.settle(out);
+            let gone = self.gone_inputs(id, None);
+            self.restore(gone, out);
+        }
     }
 
     fn catch_up_with(&mut self, id: GroupId, ordinal: u32, out: &mut Outbox) {
         let always = self.group_of(id).always;
         let upstream = &self.group_of(id).upstreams[ordinal as usize];
         let (up_id, data) = (upstream.group, upstream.data);
-        if data {
-            // What was dropped because nobody read it is read now.
-            let gone = self.gone_inputs(id, None);
-            self.restore(gone, out);
-        }
-        let upstream = &self.group_of(id).upstreams[ordinal as usize];
         let Some(up) = self.groups.get(&up_id) else { return };
         let first_trouble = |up: &Group| {
             let firsts = [up.failed.first(), up.skipped.first(), up.cancelled.first()];
@@ -217,12 +221,21 @@ impl Scheduler {
                 self.extend(id, count);
                 let refused = self.refused_edges(id, first, count, edges);
                 self.reject_elements(run_id, id, ordinal, &refused, out);
-                self.add_edges(id, (first, count), &refused, edges, out);
-                self.begin_appended(id, first, first + count, out);
+                let group = self.group_of(id);
+                if self.starts_nothing(id) {
+                    self.cancel_unstarted(id, first, first + count, out);
+                } else if let Some(root) = group.doomed {
+                    self.skip_range(id, first, first + count, root, out);
+                } else {
+                    self.add_edges(id, (first, count), &refused, edges, out);
+                    if self.group_of(id).whole_left == 0 {
+                        self.elements_met(id, vec![(first, first + count)]);
+                    }
+                }
             }
             Err((code, message)) => {
                 out.push(Output::Rejected { run: run_id, ordinal, first, count, code, message });
-                self.make_rejected(id, first, count);
+                self.make_rejected(id, first, count, out);
             }
         }
         if last {
@@ -269,14 +282,16 @@ impl Scheduler {
     }
 
     /// What was refused as a whole exists, as far as there is room, and is over.
-    fn make_rejected(&mut self, id: GroupId, first: u32, count: u32) {
+    fn make_rejected(&mut self, id: GroupId, first: u32, count: u32, out: &mut Outbox) {
         let Some(group) = self.groups.get(&id) else { return };
         let (length, growing) = (group.length.unwrap_or(0), group.growing);
         let Some(end) = first.checked_add(count).filter(|end| growing && *end > length) else { return };
         let room = self.runs.get(&group.run).is_some_and(|run| run.tasks + u64::from(end - length) <= TASKS_PER_RUN_MAX);
         if room {
             self.extend(id, end - length);
+            let run = self.group_of(id).run;
             self.reject_range(id, length, end);
+            self.count_failures(run, end - length, out);
         }
     }
 
@@ -287,9 +302,6 @@ impl Scheduler {
         group.rejected.insert_range(first, end);
         self.counts.note(Happening::ElementRejected);
         self.counts.task(super::TaskState::Waiting, super::task_table::TaskEvent::Refuse, count);
-        if let Some(run) = self.runs.get_mut(&group.run) {
-            run.failures += count;
-        }
         self.settling.push_back(Settled { group: id, first, end, how: End::Failed });
     }
 
@@ -344,7 +356,7 @@ impl Scheduler {
         let mut seen: Vec<GroupId> = Vec::new();
         while let Some(id) = work.pop() {
             let behind = self.groups.get(&id).map_or(&[][..], |group| &group.behind[..]);
-            for &other in behind.iter().filter(|other| self.groups.get(other).is_some_and(|other| other.growing)) {
+            for &other in behind.iter().filter(|other| self.groups.get(other).is_some_and(|other| !other.over)) {
                 if other == growing {
                     return true;
                 }
@@ -363,7 +375,7 @@ impl Scheduler {
             Some(up) if !up.behind.is_empty() => up.behind.clone(),
             _ => return,
         };
-        let new: Vec<GroupId> = behind.into_iter().filter(|other| self.groups.get(other).is_some_and(|up| up.growing)).collect();
+        let new: Vec<GroupId> = behind.into_iter().filter(|other| self.groups.get(other).is_some_and(|up| !up.over)).collect();
         let group = self.group_mut(id);
         for other in new {
             if let Err(at) = group.behind.binary_search(&other) {
@@ -378,6 +390,8 @@ impl Scheduler {
             out.push(Output::Rejected { run, ordinal, first: *first, count: 1, code, message });
             self.reject_range(id, *first, first + 1);
         }
+        // The run may stop with this: all of them were refused before.
+        self.count_failures(run, refused.len() as u32, out);
     }
 
     fn add_edges(
@@ -419,7 +433,11 @@ impl Scheduler {
         for (element, root) in dead {
             self.skip_range(id, element, element + 1, root, out);
         }
-        self.restore(gone, out);
+        if !gone.is_empty() {
+            // What was skipped at once reads nothing.
+            self.settle(out);
+            self.restore(gone, out);
+        }
     }
 
     fn add_edge(&mut self, up: TaskRef, down: TaskRef, data: bool, met: bool) {
@@ -429,6 +447,7 @@ impl Scheduler {
         let at = group.cells.change(up.index, |cell| {
             let at = edges.add(up, down, data, met, cell.downs, ups);
             cell.downs = at;
+            cell.listed += 1;
             cell.readers += u32::from(data);
             at
         });
@@ -437,16 +456,6 @@ impl Scheduler {
             cell.ups = at;
             cell.left += u32::from(!met);
         });
-    }
-
-    /// Appended elements that wait for nothing are ready; those of a group that will never run are skipped.
-    fn begin_appended(&mut self, id: GroupId, first: u32, end: u32, out: &mut Outbox) {
-        let group = self.group_of(id);
-        if let Some(root) = group.doomed {
-            self.skip_range(id, first, end, root, out);
-        } else if group.whole_left == 0 {
-            self.elements_met(id, vec![(first, end)]);
-        }
     }
 
     /// Nothing follows in a growing group.

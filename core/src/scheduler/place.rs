@@ -122,12 +122,6 @@ impl Scheduler {
     fn place_group(&mut self, pick: &Pick, now: Micros, out: &mut Outbox) {
         let Pick { key, group: id, most } = *pick;
         let shape = self.shape_of(key.shape);
-        let rows_max = self.config.attempts_per_worker_max;
-        let blind = self.mutations.has(Mutation::OverAdmit);
-        let admits = |worker: &Worker| {
-            let used = if blind { &Resources::default() } else { &worker.used };
-            worker.takes_work() && worker.rows() < rows_max && worker.capacity.fits(used, &shape)
-        };
         let candidates: Vec<u32> = match self.classes.get(&key) {
             Some(class) => class.candidates.iter().copied().collect(),
             None => return,
@@ -135,47 +129,48 @@ impl Scheduler {
         let (allowed, _) = self.allowance(id);
         let mut left = most.min(allowed).min(self.ready_in(id, key));
 
+        if left > 0 && self.reads_objects(self.group_of(id)) {
+            self.place_near(id, key, &shape, &candidates, left, now, out);
+            left = 0;
+        }
         let entry = |worker: &Worker, slot: u32| Reverse((worker.load(), worker.rows(), slot));
-        let mut heap: BinaryHeap<_> =
-            candidates.iter().filter(|slot| admits(self.worker(**slot))).map(|slot| entry(self.worker(*slot), *slot)).collect();
+        let mut heap: BinaryHeap<_> = candidates
+            .iter()
+            .filter(|slot| self.has_room(self.worker(**slot), &shape))
+            .map(|slot| entry(self.worker(*slot), *slot))
+            .collect();
         while left > 0
             && let Some(Reverse((_, _, slot))) = heap.pop()
         {
             let share = left / (8 * (heap.len() as u32 + 1));
             let placed = self.place_block(id, key, slot, share.clamp(1, BLOCK_MAX), &shape, Place::Admitted, now, out);
             left -= placed;
-            if placed > 0 && admits(self.worker(slot)) {
+            if placed > 0 && self.has_room(self.worker(slot), &shape) {
                 heap.push(entry(self.worker(slot), slot));
             }
         }
 
-        let depth = |scheduler: &Scheduler, slot: u32| {
-            let worker = scheduler.worker(slot);
-            let depth = scheduler.prefetch_depth(worker, scheduler.group_of(id), &shape);
-            let room = depth.saturating_sub(worker.prefetched.len).min(rows_max.saturating_sub(worker.rows()));
-            if worker.takes_work() && !admits(worker) { room } else { 0 }
-        };
         if left > 0 {
             let mut heap: BinaryHeap<_> = candidates
                 .iter()
-                .filter(|slot| depth(self, **slot) > 0)
+                .filter(|slot| self.room_ahead(**slot, id, &shape) > 0)
                 .map(|slot| Reverse((self.worker(*slot).prefetched.len, *slot)))
                 .collect();
             while left > 0
                 && let Some(Reverse((_, slot))) = heap.pop()
             {
                 let share = left / (8 * (heap.len() as u32 + 1));
-                let share = share.clamp(1, BLOCK_MAX).min(depth(self, slot));
+                let share = share.clamp(1, BLOCK_MAX).min(self.room_ahead(slot, id, &shape));
                 let placed = self.place_block(id, key, slot, share, &shape, Place::Prefetched, now, out);
                 left -= placed;
-                if placed > 0 && depth(self, slot) > 0 {
+                if placed > 0 && self.room_ahead(slot, id, &shape) > 0 {
                     heap.push(Reverse((self.worker(slot).prefetched.len, slot)));
                 }
             }
         }
 
-        let full: Vec<u32> =
-            candidates.into_iter().filter(|slot| !admits(self.worker(*slot)) && depth(self, *slot) == 0).collect();
+        let full = |slot: &u32| !self.has_room(self.worker(*slot), &shape) && self.room_ahead(*slot, id, &shape) == 0;
+        let full: Vec<u32> = candidates.into_iter().filter(full).collect();
         if let Some(class) = self.classes.get_mut(&key) {
             for slot in full {
                 class.candidates.remove(&slot);
@@ -185,6 +180,29 @@ impl Scheduler {
             }
         }
         self.index_group(id);
+    }
+
+    /// Whether a worker takes a task of this shape and has room for it.
+    pub(super) fn has_room(&self, worker: &Worker, shape: &Resources) -> bool {
+        let none = Resources::default();
+        let used = if self.mutations.has(Mutation::OverAdmit) { &none } else { &worker.used };
+        worker.takes_work() && worker.rows() < self.config.attempts_per_worker_max && worker.capacity.fits(used, shape)
+    }
+
+    /// How many more tasks of a group a worker without room may be sent ahead of it.
+    pub(super) fn room_ahead(&self, slot: u32, id: GroupId, shape: &Resources) -> u32 {
+        let worker = self.worker(slot);
+        if !worker.takes_work() || self.has_room(worker, shape) {
+            return 0;
+        }
+        let depth = self.prefetch_depth(worker, self.group_of(id), shape);
+        let rows = self.config.attempts_per_worker_max.saturating_sub(worker.rows());
+        depth.saturating_sub(worker.prefetched.len).min(rows)
+    }
+
+    /// The first ready task of a queue.
+    pub(super) fn first_ready(&self, id: GroupId, key: ClassKey) -> Option<u32> {
+        self.group_of(id).queues.iter().find(|queue| queue.key == key)?.ready.first()
     }
 
     fn ready_in(&self, id: GroupId, key: ClassKey) -> u32 {
@@ -205,7 +223,7 @@ impl Scheduler {
 
     /// Takes up to `most` neighbouring tasks out of the queue and sends them to one worker; says how many went.
     #[expect(clippy::too_many_arguments, reason = "the parts of one decision")]
-    fn place_block(
+    pub(super) fn place_block(
         &mut self,
         id: GroupId,
         key: ClassKey,

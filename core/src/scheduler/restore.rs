@@ -28,7 +28,7 @@ impl Scheduler {
     pub(super) fn objects_lost(&mut self, worker: u32, objects: impl IntoIterator<Item = TaskRef>, loss: Loss, out: &mut Outbox) {
         let mut gone = Vec::new();
         for task in objects {
-            if self.forget_holder(worker, task, loss) {
+            if self.forget_holder(worker, task, loss) || self.mutations.has(Mutation::RestoreTwice) {
                 self.counts.note(Happening::ResultLost);
                 gone.push(task);
             }
@@ -103,9 +103,10 @@ impl Scheduler {
         while let Some(task) = work.pop() {
             let ended = |scheduler: &Scheduler| {
                 let run = scheduler.groups.get(&task.group).and_then(|group| scheduler.runs.get(&group.run));
-                run.is_none_or(|run| run.end.is_some())
+                run.is_none_or(|run| run.end.is_some() || run.cancelling)
             };
-            let twice = self.mutations.has(Mutation::RestoreTwice) && !self.group_of(task.group).restoring.contains(task.index);
+            let twice = self.mutations.has(Mutation::RestoreTwice)
+                && self.groups.get(&task.group).is_some_and(|group| group.succeeded.contains(task.index));
             if !(self.is_gone(task) || twice) || ended(self) || !self.result_is_needed(task) {
                 continue;
             }
@@ -165,7 +166,7 @@ impl Scheduler {
         while at != NIL {
             let edge = self.edges.get_mut(at);
             let down = edge.down;
-            let unmet = edge.data && std::mem::take(&mut edge.met);
+            let unmet = edge.data && !edge.dead && std::mem::take(&mut edge.met);
             at = self.edges.next(at);
             if unmet && !self.mutations.has(Mutation::LoseEdge) {
                 self.counts.note(Happening::EdgeUnmet);
@@ -219,6 +220,10 @@ impl Scheduler {
 
     /// A task whose result is to be made again becomes ready, waits for what it reads, or is given up.
     fn begin_again(&mut self, task: TaskRef, out: &mut Outbox) {
+        if !self.group_of(task.group).waiting.contains(task.index) {
+            // Giving up one of them has stopped the run, and with it the others.
+            return;
+        }
         let losses = self.group_of(task.group).objects.get(&task.index).map_or(0, |object| object.losses);
         if losses > self.config.restores_max {
             self.counts.note(Happening::GivenUp);
@@ -236,10 +241,11 @@ impl Scheduler {
         self.counts.task(TaskState::Waiting, TaskEvent::Refuse, 1);
         let group = self.group_mut(task.group);
         group.waiting.remove(task.index);
+        group.lost_for_good.insert(task.index);
         let (run, attempts) = (group.run, group.attempts(task.index));
         out.push(Output::TaskFailed { task, attempts, class });
         self.settling.push_back(Settled { group: task.group, first: task.index, end: task.index + 1, how: End::Failed });
-        self.count_failure(run, out);
+        self.count_failures(run, 1, out);
     }
 
     /// Whether a task that may run otherwise has what it needs.

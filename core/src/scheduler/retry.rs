@@ -7,7 +7,7 @@ use super::mutation::Mutation;
 use super::restore::Inputs;
 use super::rows::Place;
 use super::task_table::{TaskEvent, TaskState};
-use crate::ids::{Micros, RunId, TaskRef};
+use crate::ids::{GroupId, Micros, RunId, TaskRef};
 use crate::messages::{Finish, Outbox, OutcomeClass, Output};
 use crate::resources::Resources;
 use crate::spec::{Backoff, Growth, Policy, RetryOn};
@@ -88,7 +88,13 @@ impl Scheduler {
     /// True when what is not started of the task's run is not to start any more.
     pub(super) fn no_new_starts(&self, task: TaskRef) -> bool {
         let group = self.group_of(task.group);
-        !group.always && !group.restoring.contains(task.index) && self.runs.get(&group.run).is_some_and(|run| run.stopped)
+        !group.restoring.contains(task.index) && self.starts_nothing(task.group)
+    }
+
+    /// True when nothing of the group that has not started is to start any more.
+    pub(super) fn starts_nothing(&self, id: GroupId) -> bool {
+        let group = self.group_of(id);
+        !group.always && self.runs.get(&group.run).is_some_and(|run| run.stopped)
     }
 
     /// A task without an attempt may be dispatched again, or is cancelled where nothing starts any more.
@@ -150,13 +156,13 @@ impl Scheduler {
     fn give_up(&mut self, task: TaskRef, attempts: u32, class: OutcomeClass, out: &mut Outbox) {
         out.push(Output::TaskFailed { task, attempts, class });
         self.note_end(task.group, task.index, task.index + 1, End::Failed);
-        self.count_failure(self.group_of(task.group).run, out);
+        self.count_failures(self.group_of(task.group).run, 1, out);
     }
 
-    /// One more task of the run has failed.
-    pub(super) fn count_failure(&mut self, run_id: RunId, out: &mut Outbox) {
+    /// More tasks of the run have failed.
+    pub(super) fn count_failures(&mut self, run_id: RunId, count: u32, out: &mut Outbox) {
         let Some(run) = self.runs.get_mut(&run_id) else { return };
-        run.failures += 1;
+        run.failures += count;
         if run.max_failures > 0 && run.failures >= run.max_failures && !run.stopped {
             run.stopped = true;
             self.stop_run(run_id, out);

@@ -29,12 +29,28 @@ impl Scheduler {
                 .max_by_key(|(slot, other)| (other.prefetched.len, std::cmp::Reverse(*slot)));
             let Some((victim, rich)) = richest else { continue };
             let half = rich.prefetched.len.div_ceil(2) as usize;
+            let mut stays = rich.prefetched.len;
             let fits = |slot: &u32| {
                 let row = self.rows.get(*slot);
                 worker.serves(self.group_of(row.group).component)
                     && self.shapes.get(row.shape.0).is_some_and(|shape| worker.capacity.fits(&worker.used, shape))
             };
-            let wanted: Vec<u32> = self.rows.newest(rich.prefetched).filter(fits).take(half).collect();
+            // What reads objects is taken only when it would wait longer behind what stays than its objects take to move.
+            let worth = |slot: &u32| {
+                let row = self.rows.get(*slot);
+                let group = self.group_of(row.group);
+                if !self.reads_objects(group) {
+                    stays -= 1;
+                    return true;
+                }
+                let Some(shape) = self.shapes.get(row.shape.0) else { return false };
+                let before = rich.executing.len + rich.admitted.len + stays - 1;
+                let moves = self.moving(&self.near(row.task()), thief);
+                let worth = moves < self.waiting(rich, group, shape, before);
+                stays -= u32::from(worth);
+                worth
+            };
+            let wanted: Vec<u32> = self.rows.newest(rich.prefetched).filter(fits).filter(worth).take(half).collect();
             self.retract(victim, wanted, out);
         }
     }

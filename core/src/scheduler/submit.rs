@@ -111,7 +111,7 @@ impl Scheduler {
         }
         for upstream in &group.upstreams {
             let Some(up) = self.groups.get(&upstream.group) else { continue };
-            let whole = matches!(upstream.kind, super::depend::UpstreamKind::Whole) && up.growing;
+            let whole = matches!(upstream.kind, super::depend::UpstreamKind::Whole) && !up.over && up.kept;
             group.behind.extend(up.behind.iter().copied().chain(whole.then_some(upstream.group)));
         }
         group.behind.sort_unstable();
@@ -181,6 +181,7 @@ impl Scheduler {
             closed: None,
             doomed: None,
             rejected: IntervalSet::new(),
+            lost_for_good: IntervalSet::new(),
             restoring: IntervalSet::new(),
             let_go: IntervalSet::new(),
             released: IntervalSet::new(),

@@ -48,8 +48,21 @@ pub struct CallBatch {
     pub attempts: Vec<u32>,
     /// Longest each may execute; 0 is no limit. Empty when none has any.
     pub timeouts_ms: Vec<u64>,
-    /// Elements `first .. first + count` and their lane. What no part names is no call.
-    pub parts: Vec<(u32, u32, LaneId)>,
+    /// What no part names is no call. In order.
+    pub parts: Vec<Part>,
+}
+
+/// Elements `first .. first + count` of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The first.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+    /// Their lane.
+    pub lane: LaneId,
+    /// Objects they read are still on their way: [`super::Worker::call_ready`] follows.
+    pub fetching: bool,
 }
 
 /// A call that is over, as the scheduler knows it.
@@ -82,8 +95,7 @@ struct Batch {
     timeouts_ms: Vec<u64>,
     /// A [`State`] as a number, 0 is over.
     states: Vec<u8>,
-    /// By element: its lane.
-    parts: Vec<(u32, u32, LaneId)>,
+    parts: Vec<Part>,
     left: u32,
 }
 
@@ -93,9 +105,9 @@ impl Batch {
     }
 
     fn lane(&self, at: u32) -> Option<LaneId> {
-        let after = self.parts.partition_point(|(first, ..)| *first <= at);
-        let (first, count, lane) = *self.parts.get(after.checked_sub(1)?)?;
-        (at < first + count).then_some(lane)
+        let after = self.parts.partition_point(|part| part.first <= at);
+        let part = self.parts.get(after.checked_sub(1)?)?;
+        (at < part.first + part.count).then_some(part.lane)
     }
 }
 
@@ -141,6 +153,8 @@ pub(super) struct Calls {
     newest_beyond: FxHashMap<u32, Newest>,
     pub count: usize,
     pub queued: u32,
+    /// Calls whose objects are on their way.
+    pub fetching: u32,
     causes: FxHashMap<CallId, OutcomeClass>,
     /// Calls that were seen executing, and since when.
     seen: FxHashMap<CallId, Micros>,
@@ -217,8 +231,8 @@ impl Calls {
             self.batches.len() as u32 - 1
         });
         let mut states = vec![0; handles.len()];
-        let mut left = 0;
-        for &(first, count, lane) in &parts {
+        let (mut left, mut fetching) = (0, 0);
+        for &Part { first, count, lane, fetching: waits } in &parts {
             let before = left;
             for at in first..first + count {
                 let handle = Handle::from_u64(handles[at as usize]);
@@ -227,7 +241,7 @@ impl Calls {
                     if self.count + (left as usize) < CALLS_MAX { refuse(handle) } else { Refuse::As(OutcomeClass::Preempted) };
                 match why {
                     Refuse::No => {
-                        states[at as usize] = State::Queued as u8;
+                        states[at as usize] = if waits { State::Fetching } else { State::Queued } as u8;
                         left += 1;
                     }
                     Refuse::Silently => {}
@@ -237,7 +251,9 @@ impl Calls {
                     }
                 }
             }
-            if left > before
+            if waits {
+                fetching += left - before;
+            } else if left > before
                 && let Some(lane) = self.lane_mut(lane)
             {
                 lane.queue.push_back(Range { batch: number, serial, first, count });
@@ -245,7 +261,8 @@ impl Calls {
             }
         }
         self.count += left as usize;
-        self.queued += left;
+        self.queued += left - fetching;
+        self.fetching += fetching;
         self.batches[number as usize] = Some(Batch { serial, handles, attempts, timeouts_ms, states, parts, left });
         if left == 0 {
             self.finish(number);
@@ -328,6 +345,7 @@ impl Calls {
             (None, _) if before == State::Unwanted => drop(self.causes.remove(&call)),
             _ => {}
         }
+        self.fetching -= u32::from(before == State::Fetching);
         if before == State::Held || before == State::Unwanted {
             self.unsee(call, after);
         }
@@ -338,11 +356,13 @@ impl Calls {
             } else {
                 lane.queued += 1;
                 self.queued += 1;
+                let range = Range { batch: call.batch, serial, first: call.at, count: 1 };
                 match lane.queue.front_mut() {
+                    _ if action == Action::Enqueue => lane.queue.push_back(range),
                     Some(range) if range.batch == call.batch && range.serial == serial && range.first == call.at + 1 => {
                         (range.first, range.count) = (call.at, range.count + 1);
                     }
-                    _ => lane.queue.push_front(Range { batch: call.batch, serial, first: call.at, count: 1 }),
+                    _ => lane.queue.push_front(range),
                 }
             }
         }
@@ -373,7 +393,7 @@ impl Calls {
     /// The agent saw it executing since then. True the first time.
     pub fn see(&mut self, call: CallId, since: Micros) -> Option<Over> {
         let batch = self.batches.get(call.batch as usize)?.as_ref()?;
-        batch.state(call.at).filter(|state| *state != State::Queued)?;
+        batch.state(call.at).filter(|state| matches!(state, State::Held | State::Unwanted))?;
         if self.seen.contains_key(&call) {
             return None;
         }

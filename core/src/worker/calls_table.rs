@@ -2,7 +2,9 @@
 //! the transitions mean for queues, slots and time lives in `calls`.
 //!
 //! ```text
-//!             feed                returned, lost
+//!   Fetching ── cancel, drain, returned (lost input): reported; retract: given back
+//!     │ fetched
+//!     ▼       feed                returned, lost
 //!   Queued ─────────► Held ─────────────────────────► (reported, forgotten)
 //!     │  ▲              │                                  ▲
 //!     │  └──────────────┤ taken back (not begun)           │
@@ -24,21 +26,25 @@ pub enum State {
     Held = 2,
     /// As `Held`, and to end: why is known.
     Unwanted = 3,
+    /// Objects it reads are on their way; takes nothing.
+    Fetching = 4,
 }
 
 impl State {
     /// Every state, in order.
-    pub const ALL: [State; 3] = [State::Queued, State::Held, State::Unwanted];
+    pub const ALL: [State; 4] = [State::Queued, State::Held, State::Unwanted, State::Fetching];
 }
 
 /// What can happen to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Event {
+    /// Everything it reads is here.
+    Fetched,
     /// A slot takes it.
     Feed,
     /// Its host gave it back, or died, and had not begun it.
     TakenBack,
-    /// Its host said how it ended.
+    /// Its host said how it ended; or what it reads could not be had.
     Returned,
     /// Its host died while it was executing.
     Lost,
@@ -58,7 +64,8 @@ pub enum Event {
 
 impl Event {
     /// Every event, in order.
-    pub const ALL: [Event; 10] = [
+    pub const ALL: [Event; 11] = [
+        Event::Fetched,
         Event::Feed,
         Event::TakenBack,
         Event::Returned,
@@ -77,6 +84,8 @@ impl Event {
 pub enum Action {
     /// Nothing beyond the change of state.
     None,
+    /// To the end of its queue.
+    Enqueue,
     /// Back to the front of its queue.
     Requeue,
     /// Take it back from its host, or end the host.
@@ -98,9 +107,12 @@ pub type Transition = (Option<State>, Action);
 pub fn next(state: State, event: Event) -> Option<Transition> {
     use {Action as A, Event as E, State as S};
     Some(match (state, event) {
+        (S::Fetching, E::Fetched) => (Some(S::Queued), A::Enqueue),
+        (S::Fetching, E::Returned) => (None, A::Report),
+
         (S::Queued, E::Feed) => (Some(S::Held), A::None),
-        (S::Queued, E::Retract) => (None, A::GiveBack),
-        (S::Queued, E::Cancel | E::Drain | E::DrainDeadline) => (None, A::Report),
+        (S::Fetching | S::Queued, E::Retract) => (None, A::GiveBack),
+        (S::Fetching | S::Queued, E::Cancel | E::Drain | E::DrainDeadline) => (None, A::Report),
 
         (S::Held, E::TakenBack) => (Some(S::Queued), A::Requeue),
         (S::Held | S::Unwanted, E::Returned | E::Lost) => (None, A::Report),

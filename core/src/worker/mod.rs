@@ -14,6 +14,8 @@ use crate::resources::Resources;
 
 pub mod calls;
 pub mod calls_table;
+#[cfg(test)]
+mod calls_tests;
 mod slots;
 pub mod table;
 #[cfg(test)]
@@ -175,6 +177,7 @@ pub struct Worker {
     drain_deadline_passed: bool,
     drained: bool,
     calls: Calls,
+    paused: bool,
     /// Memory for a look at the lanes.
     wanting: Vec<(Serial, LaneId)>,
 }
@@ -198,6 +201,7 @@ impl Worker {
             drain_deadline_passed: false,
             drained: false,
             calls: Calls::default(),
+            paused: false,
             wanting: Vec::new(),
         }
     }
@@ -233,9 +237,10 @@ impl Worker {
     pub fn counts(&self) -> Counts {
         let executing = self.rows.len() as u32 - self.queued - self.settling;
         // As many calls execute as there are slots, at most.
-        let held = self.calls.count as u32 - self.calls.queued;
+        let waiting = self.calls.queued + self.calls.fetching;
+        let held = self.calls.count as u32 - waiting;
         let slots = self.calls.lanes.iter().flatten().map(|lane| lane.granted).sum::<u32>().min(held);
-        Counts { queued: self.queued + self.calls.queued + held - slots, executing: executing + slots, settling: self.settling }
+        Counts { queued: self.queued + waiting + held - slots, executing: executing + slots, settling: self.settling }
     }
 
     /// True when no attempt is on the worker.

@@ -65,7 +65,7 @@ impl Worker {
     /// Hands at most `max` of a lane's oldest calls to slots of it, `fresh` of which have not been fed before. Nothing when an older
     /// attempt's turn has come: then the slot is to be given up when nothing is left in it.
     pub fn feed(&mut self, lane: LaneId, max: u32, fresh: u32, to: &mut Vec<CallId>) -> u32 {
-        if max == 0 || self.has_to_yield(lane) {
+        if max == 0 || self.paused || self.has_to_yield(lane) {
             return 0;
         }
         let fed = self.calls.feed(lane, max, to);
@@ -134,6 +134,26 @@ impl Worker {
         Some(over)
     }
 
+    /// Everything a call reads is here: it waits for a slot. False when it is not on the worker any more.
+    pub fn call_ready(&mut self, call: CallId) -> bool {
+        let ready = self.calls.apply(call, Event::Fetched, None).is_some();
+        if ready {
+            self.grant_what_fits();
+        }
+        ready
+    }
+
+    /// Nothing new is started while the worker is paused: its memory is nearly full of results.
+    pub fn pause(&mut self, paused: bool, now: Micros, out: &mut Vec<super::Output>) {
+        self.paused = paused;
+        self.start_what_fits(now, out);
+    }
+
+    /// True while nothing new is started.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// A call was not begun and is with its host no more. It waits again, at the front; when it was to end, it has.
     pub fn call_back(&mut self, call: CallId) {
         if let Some(Applied { action: Action::Report, over }) = self.calls.apply(call, Event::TakenBack, None) {
@@ -200,6 +220,9 @@ impl Worker {
     }
 
     pub(super) fn first_that_fits(&mut self) -> Option<Turn> {
+        if self.paused {
+            return None;
+        }
         let mut lanes = std::mem::take(&mut self.wanting);
         self.calls.wanting(&mut lanes);
         let (mut oldest, mut first) = (None::<(Serial, Option<LaneId>)>, None::<(Serial, Option<LaneId>)>);

@@ -257,6 +257,9 @@ impl Agent {
                 self.step(Input::Settled(serial, class));
             }
             Told::Host(serial, prepared) => self.functions(|functions, cx| functions.prepared(cx, serial, *prepared)),
+            Told::Brought(call, serial, brought) => {
+                self.functions(|functions, cx| functions.brought(cx, call, serial, brought));
+            }
             Told::Look(look) if self.functions.has_host(look.serial) => self.functions(|functions, cx| functions.look(cx, look)),
             Told::Look(look) => {
                 let serial = Serial(look.serial);

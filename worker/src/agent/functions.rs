@@ -6,7 +6,9 @@ use std::time::Instant;
 use scalable_core::worker::Output;
 
 use super::{Agent, Told};
-use crate::function::{Cx, Functions, PreparedHost, TellPrepared};
+use scalable_core::worker::calls::CallId;
+
+use crate::function::{Brought, Cx, Functions, PreparedHost, TellBrought, TellPrepared};
 
 impl Agent {
     /// Does something with functions, and what follows from it.
@@ -24,6 +26,11 @@ impl Agent {
             let tell = move |found: Result<PreparedHost, String>| drop(told.send(Told::Host(serial, Box::new(found))));
             Box::new(tell) as TellPrepared
         };
+        let brought = |call: CallId, serial: u64| {
+            let told = told.clone();
+            let tell = move |objects: Brought| drop(told.send(Told::Brought(call, serial, objects)));
+            Box::new(tell) as TellBrought
+        };
         let now = self.born.elapsed().as_micros() as u64;
         let mut cx = Cx {
             machine: &mut self.machine,
@@ -32,6 +39,7 @@ impl Agent {
             batch: &mut self.batch,
             helpers: &self.helpers,
             prepared: &prepared,
+            brought: &brought,
             watch: &|serial, pid, limit| watch.watch(serial, pid, limit),
             cgroups: self.cgroups.as_ref(),
             memory_limit: self.options.memory_limit,

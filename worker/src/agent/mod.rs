@@ -10,22 +10,26 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use rustc_hash::FxHashMap;
 use scalable_core::ids::Micros;
 use scalable_core::resources::{Names, Resources};
+use scalable_core::worker::calls::CallId;
 use scalable_core::worker::{Input, Serial, Worker};
 use scalable_proto::v1::{self, worker_control};
+use scalable_store::Pressure;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::attempt::Attempt;
 use crate::batch::Batch;
 use crate::catalog::Catalog;
 use crate::cgroup::Cgroups;
 use crate::connection::{Arrived, Target};
-use crate::function::{BYTES_MAX, Functions, InMemory, Local, PreparedHost, architecture, libc};
+use crate::directory::Directory;
+use crate::function::{Brought, Functions, ObjectOptions, Objects, PreparedHost, architecture, libc};
 use crate::helpers::Helpers;
 use crate::job::{Ready, Settled};
 use crate::lane::{Lane, LaneEvent, Strangers};
@@ -61,6 +65,7 @@ enum Told {
     Look(Look),
     Written(Written),
     Host(u64, Box<Result<PreparedHost, String>>),
+    Brought(CallId, u64, Brought),
 }
 
 /// How far leaving has come.
@@ -82,6 +87,11 @@ pub struct Agent {
     lane: Lane,
     catalog: Catalog,
     attempts: FxHashMap<Serial, Attempt>,
+    /// How full memory is of results.
+    pressure: watch::Receiver<Pressure>,
+    /// Kept until the agent ends.
+    #[expect(dead_code, reason = "its drop removes it")]
+    directory: Directory,
     functions: Functions,
     next_serial: u64,
     helpers: Helpers,
@@ -123,7 +133,18 @@ impl Agent {
         let mut names = Names::default();
         let capacity = resources(&options.capacity(), &mut names, true)
             .ok_or_else(|| anyhow::anyhow!("more than {} custom resources", Names::MAX))?;
+        let directory = Directory::make(options.directory.as_deref()).context("--directory")?;
+        let objects = Objects::start(ObjectOptions {
+            directory: directory.path().to_owned(),
+            memory_bytes_max: options.object_memory(),
+            peer_address: options.peer_address,
+            host: host(),
+            executables: options.executables.clone(),
+        });
+        let objects = objects.context("results cannot be kept here")?;
+        let pressure = objects.pressure();
         let identity = Identity {
+            peer_address: objects.address().to_string(),
             name: options.name(),
             pool: options.pool.clone(),
             components: options.components.clone(),
@@ -138,11 +159,9 @@ impl Agent {
         let now = Instant::now();
         Ok(Agent {
             born: now,
-            functions: Functions::new(
-                capacity.clone(),
-                Box::new(InMemory::new(options.memory.map_or(BYTES_MAX, |bytes| bytes / 2))),
-                Arc::new(Local::new(options.executables.clone())),
-            ),
+            functions: Functions::new(capacity.clone(), objects)?,
+            pressure,
+            directory,
             machine: Worker::new(capacity),
             names,
             lane: Lane::new(files, Strangers::Kill)?,
@@ -203,6 +222,7 @@ impl Agent {
                 }
                 Some(told) = self.from_threads.recv() => self.hear(told),
                 Some(arrived) = self.inbox.recv() => self.arrived(arrived),
+                Ok(()) = self.pressure.changed() => self.pressed(),
                 () = tokio::time::sleep_until(deadline) => {}
             }
             self.take_what_is_ready();
@@ -219,6 +239,18 @@ impl Agent {
             let Ok(arrived) = self.inbox.try_recv() else { break };
             self.arrived(arrived);
         }
+    }
+
+    /// Memory is nearly full of results, or is not any more: nothing new is started while it is.
+    fn pressed(&mut self) {
+        let pressure = self.pressure.borrow_and_update().clone();
+        if pressure.paused != self.machine.is_paused() {
+            tracing::info!(paused = pressure.paused, trouble = pressure.trouble, "memory for results is pressed");
+        }
+        self.functions(|functions, cx| {
+            cx.machine.pause(pressure.paused, cx.now, cx.out);
+            functions.act(cx);
+        });
     }
 
     fn now(&self) -> Micros {
@@ -253,13 +285,18 @@ impl Agent {
             self.functions(|functions, cx| functions.tick(cx));
         }
         let (counts, memory) = (self.machine.counts(), &self.attempts);
-        let (hosts, stored_bytes) = (self.functions.sampled_bytes(), self.functions.objects().stored_bytes());
-        self.link.tick(now, || v1::Heartbeat {
-            memory_used_bytes: memory.values().map(|attempt| attempt.sampled_now).fold(hosts, u64::saturating_add),
-            executing: counts.executing,
-            queued: counts.queued,
-            stored_bytes,
-            ..v1::Heartbeat::default()
+        let (functions, paused) = (&self.functions, self.machine.is_paused());
+        self.link.tick(now, || {
+            let hosts = functions.sampled_bytes();
+            let mut heartbeat = v1::Heartbeat {
+                memory_used_bytes: memory.values().map(|attempt| attempt.sampled_now).fold(hosts, u64::saturating_add),
+                executing: counts.executing,
+                queued: counts.queued,
+                paused,
+                ..v1::Heartbeat::default()
+            };
+            functions.tell(&mut heartbeat);
+            heartbeat
         });
         while let Some(&(at, serial)) = self.unwatched.front()
             && (at <= now || self.attempts.get(&serial).is_none_or(|a| a.over.is_some()))
@@ -311,6 +348,9 @@ impl Agent {
         while !self.batch.is_empty() && self.link.takes_batches() {
             self.link.send_batch(self.batch.take());
             sent = true;
+        }
+        if self.functions.is_held_back() && !self.batch.is_long() {
+            self.functions(|functions, cx| functions.go_on(cx));
         }
         sent
     }

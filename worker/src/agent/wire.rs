@@ -26,6 +26,7 @@ impl Agent {
                         self.link.send_control(worker_control::Body::Draining(drain));
                     }
                 }
+                Said::Welcome { object_key, store_address } => self.functions.objects().welcome(&object_key, &store_address),
                 Said::Resumed => tracing::info!("the session goes on"),
                 Said::Control(body) => self.control(body),
                 Said::Data(body) => self.data(body),
@@ -86,8 +87,10 @@ impl Agent {
             scheduler_data::Body::Dispatch(batch) => self.dispatch(batch),
             // The link takes it.
             scheduler_data::Body::Bound(_) => Ok(()),
-            // Nothing is fetched from peers.
-            scheduler_data::Body::Peer(_) => Ok(()),
+            scheduler_data::Body::Peer(peer) => {
+                self.functions.objects().peer(peer.peer, peer.address, peer.host);
+                Ok(())
+            }
         };
         if let Err(why) = taken {
             // Both sides' books differ: a new session makes them equal.

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use scalable_core::messages::OutcomeClass;
 use scalable_core::worker::calls::{CallId, Over};
@@ -10,9 +9,10 @@ use scalable_lane::INLINE_BYTES_MAX;
 use scalable_lane::frame::{Cursor, Frame, FrameError, RETURNS, Return, ReturnKind, Returns};
 use scalable_lane::memory::Sealed;
 use scalable_proto::v1::{AttemptReport, MemoryMethod};
+use scalable_store::ObjectId;
 
 use super::host::{Fate, Host, Number, Stage};
-use super::{Cx, Functions, ObjectKey, failure};
+use super::{Cx, Functions, failure};
 use crate::attempt::{signal_name, size, unix_micros};
 use crate::lane::{End, Which};
 use crate::logs::TAIL_BYTES_MAX;
@@ -95,6 +95,9 @@ impl Functions {
                         return Err(FrameError("a host dropped a call that was not taken back"));
                     }
                     count += 1;
+                    let payload = self.payloads.get_mut(call.batch as usize).and_then(Option::as_mut);
+                    // What it read may leave memory from here on.
+                    let _read = payload.filter(|of| !of.inputs.is_empty()).and_then(|of| of.inputs.remove(&call.at));
                     self.returned(cx, call, &one, memory)?;
                 }
             }
@@ -160,8 +163,12 @@ impl Functions {
             return Ok(Ok(length));
         }
         let (number, group) = payload.group(call.at);
-        let key = ObjectKey { group: number, index: payload.index[call.at as usize], attempt: over.attempt };
-        Ok(self.objects.put(group.run.id, key, Arc::new(memory)).map(|()| length))
+        let id = ObjectId { run: group.run.id, group: number, index: payload.index[call.at as usize], attempt: over.attempt };
+        match self.objects.put(id, memory) {
+            Ok(Ok(())) => Ok(Ok(length)),
+            Ok(Err(_)) => Err(FrameError("a result's memory is not what was promised")),
+            Err(why) => Ok(Err(why)),
+        }
     }
 
     /// Bytes that a host has written to a stream: the end of them is kept for messages.
@@ -229,6 +236,10 @@ impl Functions {
         let why = match (&host.fate, &end.failure) {
             (Fate::Broken(why), _) => Some(format!("{why}{}", host.last_words())),
             (_, Some(failure)) => Some(failure.clone()),
+            (Fate::OverMemory, None) if !greeted => Some(format!(
+                "the program was ended before it said what it has: it took more than its limit of {}; ask for more with `memory`",
+                size(host.memory_limit)
+            )),
             (Fate::Alive, None) if !greeted => Some(format!(
                 "the program {} before it said what it has; it must call scalable::init! first in main{}",
                 how(end),

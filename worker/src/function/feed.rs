@@ -8,12 +8,13 @@ use scalable_core::worker::calls::{CallId, LaneId};
 use scalable_lane::agent::{self, INPUTS_MAX, Input, Object, VALUES_INLINE_MAX};
 use scalable_lane::frame::CallHead;
 use scalable_lane::host::Parameter;
-use scalable_lane::memory::Sealed;
-use scalable_proto::v1::{FunctionCall, ObjectRef, input_source::Select, parameter, task_template};
+use scalable_lane::memory::Lent;
+use scalable_proto::v1::{FunctionCall, input_source::Select, parameter, task_template};
 use scalable_template::Axes;
 
 use super::host::{Fate, Host, Number, Stage};
-use super::{Cx, Functions, ObjectKey, Objects, PASS_EVERY, Payload, failure};
+use super::objects::Found;
+use super::{Cx, Functions, PASS_EVERY, Payload, failure};
 use crate::catalog::Group;
 
 /// Begins the sentence of a call whose function the program does not have, or has with other types: no attempt can succeed.
@@ -23,7 +24,6 @@ pub const VERSION_SKEW: &str = "version skew: ";
 struct Unwritten {
     class: OutcomeClass,
     message: String,
-    missing: Vec<ObjectRef>,
 }
 
 impl Functions {
@@ -56,6 +56,11 @@ impl Functions {
             if room == 0 || (host.outstanding > host.slots && room < most / 2) {
                 return;
             }
+            if cx.batch.is_long() {
+                // Goes on when the scheduler has taken some of it.
+                self.held_back = true;
+                return;
+            }
             let (id, fresh, piece) = (host.lane, host.fresh, lane.piece());
             let mut fed = std::mem::take(&mut self.fed);
             fed.clear();
@@ -70,6 +75,22 @@ impl Functions {
                 return self.await_room(cx, serial);
             }
         }
+    }
+
+    /// Goes on where too much waited to be told to the scheduler.
+    pub fn go_on(&mut self, cx: &mut Cx<'_>) {
+        if std::mem::take(&mut self.held_back) {
+            let serials: Vec<u64> = self.hosts.keys().copied().collect();
+            for serial in serials {
+                self.fill(cx, serial);
+            }
+            self.act(cx);
+        }
+    }
+
+    /// True when [`Functions::go_on`] has something to do as soon as there is room.
+    pub fn is_held_back(&self) -> bool {
+        self.held_back
     }
 
     /// Slots of a host for which nothing waits and in which nothing is.
@@ -108,7 +129,7 @@ impl Functions {
             }
             for &call in calls {
                 let Some(payload) = self.payloads.get(call.batch as usize).and_then(Option::as_ref) else { continue };
-                if let Err(why) = write_one(host, call, payload, &*self.objects) {
+                if let Err(why) = write_one(host, call, payload) {
                     unwritten.push((call, why));
                 }
                 if host.calls.is_full() {
@@ -124,10 +145,9 @@ impl Functions {
                 self.pass_due.get_or_insert(cx.instant + PASS_EVERY);
             }
         }
-        for (call, Unwritten { class, message, missing }) in unwritten {
+        for (call, Unwritten { class, message }) in unwritten {
             if let Some(over) = cx.machine.call_over(call, cx.out) {
-                let mut report = failure(over.cause.unwrap_or(class), message);
-                report.missing = missing;
+                let report = failure(over.cause.unwrap_or(class), message);
                 self.report(cx, &over, report);
             }
         }
@@ -194,7 +214,7 @@ impl Functions {
 }
 
 /// Writes one call into the host's frame.
-fn write_one(host: &mut Host, call: CallId, payload: &Payload, objects: &dyn Objects) -> Result<(), Unwritten> {
+fn write_one(host: &mut Host, call: CallId, payload: &Payload) -> Result<(), Unwritten> {
     let (number, group) = payload.group(call.at);
     let known = match host.groups.get(&number) {
         Some(known) => known.clone(),
@@ -204,12 +224,12 @@ fn write_one(host: &mut Host, call: CallId, payload: &Payload, objects: &dyn Obj
             announced
         }
     };
-    known.map_err(|message| Unwritten { class: OutcomeClass::AppError, message, missing: Vec::new() })?;
+    known.map_err(|message| Unwritten { class: OutcomeClass::AppError, message })?;
     let at = call.at as usize;
     let values = payload.values(call.at);
     let Some(free) = host.free.pop() else {
         let message = "its lane host has no number left for it".to_owned();
-        return Err(Unwritten { class: OutcomeClass::InfraStart, message, missing: Vec::new() });
+        return Err(Unwritten { class: OutcomeClass::InfraStart, message });
     };
     let head = CallHead {
         call: free,
@@ -226,12 +246,11 @@ fn write_one(host: &mut Host, call: CallId, payload: &Payload, objects: &dyn Obj
             Ok(Vec::new())
         }
         inputs => {
-            let refs = inputs.map(Vec::as_slice).unwrap_or_default();
-            read_inputs(group, refs, objects).and_then(|inputs| {
+            let found = inputs.map(|inputs| inputs.found.as_slice()).unwrap_or_default();
+            read_inputs(group, found).and_then(|inputs| {
                 host.calls.push_any(head, values, &inputs).map_err(|error: io::Error| Unwritten {
                     class: OutcomeClass::InfraStart,
                     message: format!("its arguments could not be put into shared memory: {error}"),
-                    missing: Vec::new(),
                 })
             })
         }
@@ -291,13 +310,13 @@ fn announce(host: &mut Host, number: u32, group: &Group) -> Result<(), String> {
     Ok(())
 }
 
-/// Objects of a call's inputs: inside the dispatch, or kept here.
-fn read_inputs<'a>(group: &Group, refs: &'a [Vec<ObjectRef>], objects: &dyn Objects) -> Result<Vec<Input<'a>>, Unwritten> {
-    let infra = |message: String| Unwritten { class: OutcomeClass::InfraStart, message, missing: Vec::new() };
+/// The inputs of a call, whose objects are all here.
+fn read_inputs<'a>(group: &Group, found: &'a [Vec<Option<Found>>]) -> Result<Vec<Input<'a>>, Unwritten> {
+    let infra = |message: String| Unwritten { class: OutcomeClass::InfraStart, message };
     if group.template.inputs.len() > INPUTS_MAX {
         return Err(infra(format!("a function has more than {INPUTS_MAX} inputs")));
     }
-    let (mut inputs, mut missing) = (Vec::with_capacity(group.template.inputs.len()), Vec::new());
+    let mut inputs = Vec::with_capacity(group.template.inputs.len());
     for (ordinal, input) in group.template.inputs.iter().enumerate() {
         let select = input.source.as_ref().and_then(|source| source.select.as_ref());
         let many = match select {
@@ -305,26 +324,19 @@ fn read_inputs<'a>(group: &Group, refs: &'a [Vec<ObjectRef>], objects: &dyn Obje
             Some(Select::Projection(projection)) => Axes::new(projection).map_or(true, |axes| axes.count() > 1),
             Some(Select::Index(_) | Select::Element(_)) | None => false,
         };
-        let mut found = Vec::new();
-        for object in refs.get(ordinal).map(Vec::as_slice).unwrap_or_default() {
-            if !object.inline.is_empty() || object.size == 0 {
-                found.push(Object::Here(&object.inline));
-                continue;
-            }
-            let key = ObjectKey { group: object.group, index: object.index, attempt: object.attempt };
-            match objects.get(key) {
-                Some(memory) => found.push(Object::Memory(memory as Arc<Sealed>)),
-                None => missing.push(ObjectRef { inline: Default::default(), ..object.clone() }),
-            }
+        let found = found.get(ordinal).map(Vec::as_slice).unwrap_or_default();
+        let objects: Vec<Object<'_>> = found
+            .iter()
+            .flatten()
+            .map(|found| match found {
+                Found::Here(bytes) => Object::Here(bytes),
+                Found::Kept(kept) => Object::Memory(kept.clone() as Arc<dyn Lent>),
+            })
+            .collect();
+        if !many && objects.len() != 1 {
+            return Err(infra(format!("input {ordinal}: the scheduler named {} objects where one is read", objects.len())));
         }
-        if !many && found.len() != 1 && missing.is_empty() {
-            return Err(infra(format!("input {ordinal}: the scheduler named {} objects where one is read", found.len())));
-        }
-        inputs.push(Input { many, objects: found });
-    }
-    if !missing.is_empty() {
-        let message = format!("{} of the objects it reads could be had from no holder", missing.len());
-        return Err(Unwritten { class: OutcomeClass::InputLost, message, missing });
+        inputs.push(Input { many, objects });
     }
     Ok(inputs)
 }

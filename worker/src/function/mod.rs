@@ -8,6 +8,7 @@
 mod ends;
 mod feed;
 mod host;
+mod inputs;
 mod objects;
 mod program;
 mod start;
@@ -21,12 +22,13 @@ use rustc_hash::FxHashMap;
 use scalable_core::ids::{Handle, Micros, ShapeId};
 use scalable_core::messages::OutcomeClass;
 use scalable_core::resources::Resources;
-use scalable_core::worker::calls::{CallBatch, CallId, CallOutput, LaneId, Over};
+use scalable_core::worker::calls::{CallBatch, CallId, CallOutput, LaneId, Over, Part};
 use scalable_core::worker::{Output, Worker};
 use scalable_lane::agent::Inbox;
-use scalable_proto::v1::{AttemptReport, DispatchBatch, FunctionCall, Isolation, ObjectRef, piece, task_template};
+use scalable_proto::v1::{AttemptReport, DispatchBatch, FunctionCall, Heartbeat, Isolation, piece, task_template};
 
-pub use objects::{BYTES_MAX, InMemory, ObjectKey, Objects};
+pub use inputs::Brought;
+pub use objects::{ObjectOptions, Objects};
 pub use program::{Executables, Local, architecture, libc};
 pub use start::PreparedHost;
 
@@ -38,6 +40,7 @@ use crate::helpers::Helpers;
 use crate::lane::Lane as Processes;
 use crate::options::MemoryLimit;
 use host::{Host, Number};
+use inputs::{Inputs, bring};
 
 /// Work that a slot has ahead, about: as long as a result and the next call take between agent and host, several times over.
 const AHEAD_NS: u64 = 1_000_000;
@@ -47,6 +50,8 @@ const AHEAD_MAX: u32 = 8192;
 const PREFETCH_BELOW_NS: u64 = 20_000_000;
 /// Calls a host may have at a time, for each slot.
 const CALLS_OF_SLOT: u32 = 16_384;
+/// Threads that look for programs.
+const FINDERS: usize = 2;
 /// Most lane hosts at a time.
 pub const HOSTS_MAX: usize = 512;
 /// How long a host may take to say what it has.
@@ -141,7 +146,9 @@ struct Payload {
     args: Bytes,
     /// From which element on which group.
     groups: Vec<(u32, u32, Arc<Group>)>,
-    inputs: FxHashMap<u32, Vec<Vec<ObjectRef>>>,
+    inputs: FxHashMap<u32, Inputs>,
+    /// Tells the batch from a later one of the same number.
+    serial: u64,
 }
 
 impl Payload {
@@ -163,6 +170,9 @@ impl Payload {
 /// Tells the reactor what a helper has found for a host.
 pub type TellPrepared = Box<dyn FnOnce(Result<PreparedHost, String>) + Send>;
 
+/// Tells the reactor which objects of a call have come.
+pub type TellBrought = Box<dyn FnOnce(Brought) + Send>;
+
 /// What of the agent is needed here.
 pub struct Cx<'a> {
     /// The machine.
@@ -173,12 +183,14 @@ pub struct Cx<'a> {
     pub catalog: &'a mut Catalog,
     /// What is told to the scheduler.
     pub batch: &'a mut Batch,
-    /// Threads for what may wait.
+    /// Threads for what may wait for a disk.
     pub helpers: &'a Helpers,
     /// Tells the reactor which program a host is, or why there is none.
     pub prepared: &'a dyn Fn(u64) -> TellPrepared,
     /// Begins to look at a process's memory.
     pub watch: &'a dyn Fn(u64, i32, Option<u64>),
+    /// Tells the reactor which objects have come for a call of a batch with this serial.
+    pub brought: &'a dyn Fn(CallId, u64) -> TellBrought,
     /// Where cgroups may be made.
     pub cgroups: Option<&'a Arc<Cgroups>>,
     /// How limits are enforced.
@@ -202,19 +214,25 @@ pub struct Functions {
     by_group: FxHashMap<(u32, u32), LaneId>,
     hosts: FxHashMap<u64, Host>,
     payloads: Vec<Option<Payload>>,
-    objects: Box<dyn Objects>,
-    executables: Arc<dyn Executables>,
+    objects: Objects,
+    /// Threads that look for programs, which may come over the network.
+    finders: Helpers,
     inbox: Inbox,
     fed: Vec<CallId>,
     outputs: Vec<CallOutput>,
     done: Vec<u32>,
     pass_due: Option<Instant>,
+    /// Hosts could take more, and too much waits to be told to the scheduler.
+    held_back: bool,
 }
 
 impl Functions {
     /// None so far.
-    pub fn new(capacity: Resources, objects: Box<dyn Objects>, executables: Arc<dyn Executables>) -> Self {
-        Functions {
+    ///
+    /// # Errors
+    /// The system has no more threads.
+    pub fn new(capacity: Resources, objects: Objects) -> std::io::Result<Self> {
+        Ok(Functions {
             capacity,
             lanes: FxHashMap::default(),
             by_key: FxHashMap::default(),
@@ -222,13 +240,14 @@ impl Functions {
             hosts: FxHashMap::default(),
             payloads: Vec::new(),
             objects,
-            executables,
+            finders: Helpers::start(FINDERS)?,
             inbox: Inbox::default(),
             fed: Vec::new(),
             outputs: Vec::new(),
             done: Vec::new(),
             pass_due: None,
-        }
+            held_back: false,
+        })
     }
 
     /// True when this number is a host's.
@@ -241,9 +260,14 @@ impl Functions {
         self.hosts.values().map(|host| host.sampled_now).fold(0, u64::saturating_add)
     }
 
+    /// Fills in a heartbeat's figures of objects.
+    pub fn tell(&self, heartbeat: &mut Heartbeat) {
+        self.objects.tell(heartbeat);
+    }
+
     /// Objects that are kept here.
-    pub fn objects(&mut self) -> &mut dyn Objects {
-        &mut *self.objects
+    pub fn objects(&mut self) -> &mut Objects {
+        &mut self.objects
     }
 
     /// Takes the elements `first .. first + count` of a dispatch, for each range: they are functions.
@@ -265,19 +289,32 @@ impl Functions {
             args,
             groups: Vec::new(),
             inputs: FxHashMap::default(),
+            serial: *cx.next_serial,
         };
-        let mut parts = Vec::with_capacity(ranges.len());
+        let (mut parts, mut coming) = (Vec::with_capacity(ranges.len()), Vec::new());
         for &(first, count) in ranges {
             let (number, shape) = (group[first as usize], shape[first as usize]);
             let Some(of) = cx.catalog.group(number).cloned() else { continue };
-            if !of.template.inputs.is_empty() {
-                for at in first..first + count {
-                    payload.inputs.insert(at, cx.catalog.take_inputs(handle[at as usize]));
-                }
-            }
             match self.lane_of(cx, number, shape, &of) {
+                Ok(lane) if of.template.inputs.is_empty() => {
+                    parts.push(Part { first, count, lane, fetching: false });
+                    payload.groups.push((first, number, of));
+                }
                 Ok(lane) => {
-                    parts.push((first, count, lane));
+                    for at in first..first + count {
+                        let refs = cx.catalog.take_inputs(handle[at as usize]);
+                        let part = |fetching| Part { first: at, count: 1, lane, fetching };
+                        match self.find_inputs(of.run.id, refs) {
+                            Ok((inputs, on_their_way)) => {
+                                parts.push(part(!on_their_way.is_empty()));
+                                payload.inputs.insert(at, inputs);
+                                if !on_their_way.is_empty() {
+                                    coming.push((at, on_their_way));
+                                }
+                            }
+                            Err(report) => cx.batch.report(Handle::from_u64(handle[at as usize]), attempt[at as usize], *report),
+                        }
+                    }
                     payload.groups.push((first, number, of));
                 }
                 Err(why) => {
@@ -292,13 +329,17 @@ impl Functions {
         let serial = *cx.next_serial;
         *cx.next_serial += handle.len() as u64;
         self.collect(cx);
-        let lanes: Vec<LaneId> = parts.iter().map(|(.., lane)| *lane).collect();
+        let mut lanes: Vec<LaneId> = parts.iter().map(|part| part.lane).collect();
+        lanes.dedup();
         let number =
             cx.machine.dispatch_calls(CallBatch { serial, handles: handle, attempts: attempt, timeouts_ms, parts }) as usize;
         if self.payloads.len() <= number {
             self.payloads.resize_with(number + 1, || None);
         }
         self.payloads[number] = Some(payload);
+        for (at, on_their_way) in coming {
+            bring(cx, CallId { batch: number as u32, at }, serial, on_their_way);
+        }
         self.act(cx);
         for lane in lanes {
             self.fill_lane(cx, lane);
@@ -333,7 +374,11 @@ impl Functions {
         let lane = match self.by_key.get(&key) {
             Some(lane) => *lane,
             None => {
-                let opened = cx.machine.open_lane(ShapeId(shape)).ok_or_else(|| {
+                let opened = cx.machine.open_lane(ShapeId(shape)).or_else(|| {
+                    self.close_lanes(cx);
+                    cx.machine.open_lane(ShapeId(shape))
+                });
+                let opened = opened.ok_or_else(|| {
                     "the worker is too small for it, or has too many different functions at a time: use fewer programs and shapes in \
                      one run"
                         .to_owned()
@@ -484,10 +529,8 @@ impl Functions {
 
     /// Runs that nobody needs any more.
     pub fn release(&mut self, cx: &mut Cx<'_>, runs: &[u32]) {
+        self.objects.drop_runs(runs);
         self.by_group.retain(|(group, _), _| cx.catalog.group(*group).is_some_and(|of| !runs.contains(&of.run.id)));
-        for run in runs {
-            self.objects.drop_run(*run);
-        }
     }
 
     /// Tells the scheduler how a call ended that has more to tell than its result.

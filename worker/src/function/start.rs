@@ -81,11 +81,11 @@ impl Functions {
         host.since = cx.instant;
         self.hosts.insert(serial, host);
         row.hosts.push(serial);
-        let (program, executables) = (row.key.program.clone(), self.executables.clone());
+        let (program, executables) = (row.key.program.clone(), self.objects.programs());
         let cgroups = cx.cgroups.cloned().filter(|_| limit > 0);
         let required = cx.memory_limit == MemoryLimit::Cgroup;
         let tell = (cx.prepared)(serial);
-        cx.helpers.run(move || {
+        self.finders.run(move || {
             let found = match program {
                 Program::Native(path) => Ok(path),
                 Program::Content { digest, size, path } => {
@@ -292,7 +292,7 @@ impl Functions {
     }
 
     /// Forgets lanes that nothing is left of.
-    fn close_lanes(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn close_lanes(&mut self, cx: &mut Cx<'_>) {
         let idle: Vec<LaneId> =
             self.lanes.iter().filter(|(_, row)| row.hosts.is_empty() && row.homeless == 0).map(|(lane, _)| *lane).collect();
         for lane in idle {

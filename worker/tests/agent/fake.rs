@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Longest that any event may take; only a failure waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
+pub const OBJECT_KEY: [u8; 32] = [5; 32];
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// What came from the worker, once and in order.
@@ -29,6 +30,7 @@ pub enum Event {
     Finished { handle: u64, attempt: u32, report: Box<AttemptReport> },
     Returned { handle: u64, attempt: u32, value: Vec<u8> },
     Kept { handle: u64, attempt: u32, bytes: u64 },
+    Copied { group: u32, index: u32 },
 }
 
 /// A frame that is lost together with its connection.
@@ -60,6 +62,7 @@ struct State {
     silent: bool,
     /// Set: events on data are counted and not told.
     counts: bool,
+    store_address: String,
     counted: u64,
 }
 
@@ -197,7 +200,8 @@ impl Service {
             heartbeat_ms: state.heartbeat_ms,
             received: Some(state.acks()),
             resumed,
-            ..Welcome::default()
+            object_key: OBJECT_KEY.to_vec().into(),
+            store_address: state.store_address.clone(),
         };
         let body = Some(scheduler_control::Body::Welcome(welcome));
         let _ = out.send(Ok(SchedulerControl { seq: 0, acks: None, body }));
@@ -267,6 +271,9 @@ impl Service {
         }
         state.acknowledge();
         let Some(worker_data::Body::Batch(batch)) = frame.body else { panic!("not a batch") };
+        for (group, index) in batch.copied_group.iter().zip(&batch.copied_index) {
+            let _ = self.events.send(Event::Copied { group: *group, index: *index });
+        }
         if state.counts {
             state.counted += batch.event.iter().filter(|event| **event > 2).count() as u64;
             return true;
@@ -432,6 +439,11 @@ impl Fake {
         let mut state = self.state.lock().expect("no test panics inside");
         state.forgets = forgets;
         (state.control, state.data) = (None, None);
+    }
+
+    /// Where workers that come from now on are told that the output store is.
+    pub fn store_at(&self, address: &str) {
+        self.state.lock().expect("no test panics inside").store_address = address.to_owned();
     }
 
     /// From now on events on data are only counted; says how many functions have returned since.

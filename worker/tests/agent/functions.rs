@@ -8,7 +8,7 @@ use scalable_proto::v1::*;
 use crate::fake::*;
 use crate::lane_host::SIGNATURE;
 
-fn native(name: &str, isolation: Isolation) -> TaskTemplate {
+pub fn native(name: &str, isolation: Isolation) -> TaskTemplate {
     let function = FunctionCall {
         name: name.into(),
         codec: "raw".into(),
@@ -20,35 +20,35 @@ fn native(name: &str, isolation: Isolation) -> TaskTemplate {
     TaskTemplate { command: Some(task_template::Command::Function(function)), ..TaskTemplate::default() }
 }
 
-fn process(name: &str) -> TaskTemplate {
+pub fn process(name: &str) -> TaskTemplate {
     native(name, Isolation::Process)
 }
 
-fn thread(name: &str) -> TaskTemplate {
+pub fn thread(name: &str) -> TaskTemplate {
     native(name, Isolation::Thread)
 }
 
-fn two(a: u64, b: u64) -> Vec<u8> {
+pub fn two(a: u64, b: u64) -> Vec<u8> {
     [a.to_le_bytes(), b.to_le_bytes()].concat()
 }
 
 /// What a call came to.
 #[derive(Debug)]
-enum Came {
+pub enum Came {
     Value(Vec<u8>),
     Kept(u64),
     Report(Box<AttemptReport>),
 }
 
 impl Came {
-    fn report(self) -> AttemptReport {
+    pub fn report(self) -> AttemptReport {
         match self {
             Came::Report(report) => *report,
             other => panic!("{other:?}"),
         }
     }
 
-    fn number(self) -> u64 {
+    pub fn number(self) -> u64 {
         match self {
             Came::Value(value) => u64::from_le_bytes(value.try_into().expect("eight bytes")),
             other => panic!("{other:?}"),
@@ -58,13 +58,13 @@ impl Came {
 
 impl Fake {
     /// Dispatches calls in one frame: (index, arguments) each.
-    fn call_all(&mut self, group: u32, shape: u32, timeout_ms: u64, calls: &[(u32, Vec<u8>)]) -> Vec<u64> {
+    pub fn call_all(&mut self, group: u32, shape: u32, timeout_ms: u64, calls: &[(u32, Vec<u8>)]) -> Vec<u64> {
         let handles: Vec<u64> = calls.iter().map(|_| self.handle()).collect();
         self.call_as(&handles, group, shape, timeout_ms, calls);
         handles
     }
 
-    fn call_as(&self, handles: &[u64], group: u32, shape: u32, timeout_ms: u64, calls: &[(u32, Vec<u8>)]) {
+    pub fn call_as(&self, handles: &[u64], group: u32, shape: u32, timeout_ms: u64, calls: &[(u32, Vec<u8>)]) {
         let (mut args, mut args_end) = (Vec::new(), Vec::new());
         for (_, values) in calls {
             args.extend_from_slice(values);
@@ -84,11 +84,11 @@ impl Fake {
         }));
     }
 
-    fn call(&mut self, group: u32, index: u32, values: &[u8]) -> u64 {
+    pub fn call(&mut self, group: u32, index: u32, values: &[u8]) -> u64 {
         self.call_all(group, 1, 0, &[(index, values.to_vec())])[0]
     }
 
-    async fn came(&mut self, handle: u64) -> Came {
+    pub async fn came(&mut self, handle: u64) -> Came {
         let is = |event: &Event| match event {
             Event::Returned { handle: h, attempt: 1, .. } | Event::Kept { handle: h, attempt: 1, .. } => *h == handle,
             Event::Finished { handle: h, attempt: 1, .. } => *h == handle,
@@ -102,22 +102,22 @@ impl Fake {
         }
     }
 
-    async fn run_call(&mut self, group: u32, index: u32, values: &[u8]) -> Came {
+    pub async fn run_call(&mut self, group: u32, index: u32, values: &[u8]) -> Came {
         let handle = self.call(group, index, values);
         self.came(handle).await
     }
 
     /// A path in the test's directory, for a function that waits.
-    fn gate(&self, name: &str) -> PathBuf {
+    pub fn gate(&self, name: &str) -> PathBuf {
         self.base().join(name)
     }
 }
 
-fn text(path: &Path) -> Vec<u8> {
+pub fn text(path: &Path) -> Vec<u8> {
     path.display().to_string().into_bytes()
 }
 
-async fn appears(path: &Path) {
+pub async fn appears(path: &Path) {
     let begin = Instant::now();
     while !path.exists() {
         assert!(begin.elapsed() < Duration::from_secs(60), "{} does not appear", path.display());
@@ -360,47 +360,6 @@ async fn threads_of_one_host_take_from_each_other() {
 }
 
 #[tokio::test]
-async fn objects_are_read_where_they_are() {
-    let mut fake = Fake::start().await;
-    let _worker = fake.ready(&[]).await;
-    let mut one = process("length");
-    one.inputs = vec![Input {
-        source: Some(InputSource { select: Some(input_source::Select::Index(0)), ..InputSource::default() }),
-        ..Input::default()
-    }];
-    let mut all = process("length");
-    all.inputs = vec![Input {
-        source: Some(InputSource { select: Some(input_source::Select::All(true)), ..InputSource::default() }),
-        ..Input::default()
-    }];
-    fake.announce(&[("bytes", process("bytes"), plain()), ("one", one, plain()), ("all", all, plain())]);
-    assert!(matches!(fake.run_call(1, 4, &(1u64 << 20).to_le_bytes()).await, Came::Kept(1_048_576)));
-    let kept = ObjectRef { index: 4, attempt: 1, size: 1 << 20, group: 1, ..ObjectRef::default() };
-    let inline = ObjectRef { index: 5, attempt: 1, size: 3, group: 1, inline: b"abc".as_slice().into(), ..ObjectRef::default() };
-    let with = async |fake: &mut Fake, group: u32, objects: Vec<ObjectRef>| {
-        let handle = fake.handle();
-        fake.data(scheduler_data::Body::Input(InputChunk { handle, input: 0, objects }));
-        fake.call_as(&[handle], group, 1, 0, &[(0, Vec::new())]);
-        fake.came(handle).await
-    };
-    assert_eq!(with(&mut fake, 2, vec![kept.clone()]).await.number(), 1 << 20);
-    assert_eq!(with(&mut fake, 2, vec![inline.clone()]).await.number(), 3);
-    assert_eq!(with(&mut fake, 3, vec![inline.clone(), kept.clone(), inline.clone()]).await.number(), (1 << 20) + 6);
-    assert_eq!(with(&mut fake, 3, Vec::new()).await.number(), 0);
-    fake.control(scheduler_control::Body::Drop(DropObjects { group: vec![1], index: vec![4] }));
-    // Control and data may overtake each other: what is dropped is gone sooner or later.
-    let begin = Instant::now();
-    let report = loop {
-        match with(&mut fake, 3, vec![inline.clone(), kept.clone()]).await {
-            Came::Report(report) => break report,
-            _ => assert!(begin.elapsed() < Duration::from_secs(60), "it is dropped"),
-        }
-    };
-    assert_eq!(report.class(), OutcomeClass::InputLost);
-    assert_eq!((report.missing.len(), report.missing[0].index), (1, 4));
-}
-
-#[tokio::test]
 async fn a_program_that_cannot_be_a_lane_host_says_why() {
     let mut fake = Fake::start().await;
     let _worker = fake.ready(&[]).await;
@@ -473,6 +432,7 @@ fn ticks(pid: i32) -> u64 {
 /// `cargo test --release -p scalable-worker --test agent -- --ignored --nocapture measure_calls` prints one JSON object a line.
 #[tokio::test]
 #[ignore = "a measurement"]
+#[expect(clippy::print_stdout, reason = "what it is for")]
 async fn measure_calls() {
     let calls_in_all: u64 = std::env::var("CALLS").ok().and_then(|calls| calls.parse().ok()).unwrap_or(4_000_000);
     for (name, isolation) in [("process", Isolation::Process), ("thread", Isolation::Thread)] {

@@ -3,6 +3,7 @@
 mod fake;
 mod functions;
 mod lane_host;
+mod objects;
 mod outputs;
 mod processes;
 mod sessions;

@@ -216,7 +216,7 @@ impl Bench {
         self.token += 1;
         // A second end of the same attempt is one that no worker could truthfully report.
         let genuine = self.finished.insert(handle);
-        self.oracle.report(self.token, Report { session, handle, attempt, class, genuine });
+        self.oracle.report(self.token, Report { session, handle, attempt, class, genuine, result: Stored::None });
         let finish = Finish {
             class,
             exit_code: None,
