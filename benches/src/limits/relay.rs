@@ -55,26 +55,26 @@ impl<T> Stream for Inbound<T> {
     }
 }
 
-/// Both ends of a [`Handover`], until they are taken.
-type Ends<T> = (Option<oneshot::Sender<Streaming<T>>>, Option<oneshot::Receiver<Streaming<T>>>);
-
 /// A place where one peer's stream is left for the one who answers it.
-struct Handover<T>(Mutex<Ends<T>>);
+struct Handover<T> {
+    to: Mutex<Option<oneshot::Sender<Streaming<T>>>>,
+    of: Mutex<Option<oneshot::Receiver<Streaming<T>>>>,
+}
 
 impl<T> Handover<T> {
     fn new() -> Self {
         let (sender, receiver) = oneshot::channel();
-        Handover(Mutex::new((Some(sender), Some(receiver))))
+        Handover { to: Mutex::new(Some(sender)), of: Mutex::new(Some(receiver)) }
     }
 
     fn leave(&self, stream: Streaming<T>) -> Result<(), Status> {
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).0.take();
+        let sender = self.to.lock().unwrap_or_else(PoisonError::into_inner).take();
         let sender = sender.ok_or_else(|| Status::resource_exhausted("the relay serves one client and one worker"))?;
         sender.send(stream).map_err(|_| Status::unavailable("the other end has gone"))
     }
 
     fn take(&self) -> Result<Inbound<T>, Status> {
-        let receiver = self.0.lock().unwrap_or_else(PoisonError::into_inner).1.take();
+        let receiver = self.of.lock().unwrap_or_else(PoisonError::into_inner).take();
         receiver.map(Inbound::Awaited).ok_or_else(|| Status::resource_exhausted("the relay serves one client and one worker"))
     }
 }

@@ -3,11 +3,15 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use super::{copy, relay, tcp};
+
+/// Whether this process has said that it is there.
+static READY: AtomicBool = AtomicBool::new(false);
 
 /// What a process of a limit does.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -36,7 +40,7 @@ impl Role {
             std::process::exit(0);
         });
         let peer = || peer.context("this role needs an address");
-        match self {
+        let played = match self {
             Role::Relay => relay::serve(),
             Role::ChainRelay => relay::chain(),
             Role::Sink => relay::sink(peer()?),
@@ -44,13 +48,16 @@ impl Role {
             Role::TcpRelay => tcp::relay(),
             Role::TcpSink => tcp::sink(peer()?),
             Role::TcpSource => copy::source(),
-        }
+        };
+        // Once it was there it ends with its peers, and says nothing of it.
+        if READY.load(Ordering::Relaxed) { Ok(()) } else { played }
     }
 }
 
 /// Says where this role listens, or that it is there (with an empty address).
 #[allow(clippy::print_stdout)]
 pub fn ready(address: &str) -> Result<()> {
+    READY.store(true, Ordering::Relaxed);
     println!("{address}");
     Ok(std::io::stdout().flush()?)
 }

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
-use scalable_core::ids::{GroupId, RunId, SessionId, TaskRef};
+use anyhow::{Result, bail, ensure};
+use scalable_core::ids::{GroupId, Handle, RunId, SessionId, TaskRef};
 use scalable_core::messages::{
     Connection, Dispatch, Edge, EventKind, Finish, Input, Outbox, OutcomeClass, Output, Stored, WorkerEvent, WorkerSpec,
 };
@@ -78,7 +78,7 @@ fn inputs(tasks: Tasks, count: u32) -> Vec<Input> {
         for index in first.max(1)..first + appended {
             for _ in 0..1 + random.below(3) {
                 let upstream = TaskRef { group: GROUP, index: random.below(u64::from(index)) as u32 };
-                edges.push(Edge { element: index - first, upstream, data: false });
+                edges.push(Edge { element: index, upstream, data: false });
             }
         }
         let last = first + appended == count;
@@ -154,12 +154,13 @@ fn cost(tasks: Tasks, count: u32, fleet: Fleet) -> Result<f64> {
                 }
                 Output::Retract { session, handles } => {
                     let queue = &mut on_worker[session.0 as usize - 1];
-                    let (given_back, kept): (Vec<_>, Vec<_>) =
-                        handles.into_iter().partition(|handle| queue.iter().any(|of| of.handle == *handle));
+                    let queued = |handle: &Handle| queue.iter().any(|of| of.handle == *handle);
+                    let (given_back, kept): (Vec<Handle>, Vec<Handle>) = handles.into_iter().partition(queued);
                     queue.retain(|dispatch| !given_back.contains(&dispatch.handle));
                     answers.push_back(Input::RetractReply { session, given_back, kept });
                 }
                 Output::Committed { .. } => committed += 1,
+                Output::Rejected { message, .. } => bail!("{message}"),
                 _ => {}
             }
         }

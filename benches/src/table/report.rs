@@ -80,7 +80,9 @@ fn row(work: &Work, figure: &'static Figure, at: usize, series: &[Series], cells
     };
     let failed =
         series.iter().filter(|series| !series.failed.is_empty()).map(|series| format!("{}: {}", series.name, series.failed));
-    let notes: Vec<String> = failed.chain(Some(verdict.note.clone()).filter(|note| !note.is_empty())).collect();
+    let missing = work.ours.is_none().then(|| "ours cannot be measured yet".to_owned());
+    let notes: Vec<String> =
+        missing.into_iter().chain(failed).chain(Some(verdict.note.clone()).filter(|note| !note.is_empty())).collect();
     let deciding = match figure.judge {
         Judge::Limit(name, _) => of(name),
         _ => None,
@@ -193,4 +195,108 @@ pub fn markdown(machine: &Machine, versions: &BTreeMap<&str, String>, rows: &[Ro
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::judge::Better;
+    use super::*;
+
+    static FIGURES: [Figure; 1] = [Figure {
+        id: "rate",
+        unit: "tasks/s",
+        better: Better::More,
+        goal: "≥ 1 M/s; judged by ≥ 1/2 × the relay",
+        judge: Judge::Limit("relay", 0.5),
+    }];
+
+    fn work() -> Work {
+        Work {
+            name: "rate",
+            what: "tasks",
+            figures: &FIGURES,
+            ours: Some(|_| anyhow::bail!("not measured here")),
+            limits: &[],
+            relay: Some(("relay", "TCP relay")),
+            peers: &["dask", "ray"],
+        }
+    }
+
+    fn series(name: &str, runs: &[f64], failed: &str) -> Series {
+        let runs = runs.iter().map(|run| vec![*run]).collect();
+        Series { name: name.to_owned(), runs, cpu: vec![("client".to_owned(), 0.25)], failed: failed.to_owned() }
+    }
+
+    fn cells() -> Vec<(String, Cell)> {
+        let values = [("rate".to_owned(), vec![100.0, 300.0, 200.0])].into();
+        let dask = Cell { values, n: 5000, ..Cell::default() };
+        vec![("dask".to_owned(), dask), ("ray".to_owned(), Cell::unavailable("no wheel"))]
+    }
+
+    fn check(ours: &Series, relay: f64, expected: (Option<f64>, Option<bool>, Option<f64>), note: &str) -> Row {
+        let series = [ours, &series("relay", &[relay], ""), &series("TCP relay", &[2000.0], "")].map(|of| Series {
+            name: of.name.clone(),
+            runs: of.runs.clone(),
+            cpu: of.cpu.clone(),
+            failed: of.failed.clone(),
+        });
+        let mut rows = rows(&work(), &series, &cells());
+        let row = rows.remove(0);
+        assert_eq!((row.ours, row.met, row.asked), expected);
+        assert_eq!(row.note, note);
+        row
+    }
+
+    #[test]
+    fn a_row_is_the_median_judged_by_its_limit() {
+        let row = check(&series("ours", &[700.0, 500.0, 900.0], ""), 1200.0, (Some(700.0), Some(true), Some(600.0)), "");
+        assert_eq!((row.spread, row.runs, row.limit), (Some([500.0, 900.0]), 3, Some(1200.0)));
+        let json = serde_json::to_value(&row).unwrap();
+        assert_eq!(json["peers"]["dask"]["median"], 200.0);
+        assert_eq!(json["peers"]["ray"]["failed"], "not available: no wheel");
+        let ours = series("ours", &[300.0], "");
+        check(&ours, 1200.0, (Some(300.0), Some(false), Some(600.0)), "not reached by a factor of 2.00");
+    }
+
+    #[test]
+    fn a_row_with_a_bad_relay_is_void_and_one_that_failed_says_why() {
+        let void = "void: the relay reaches only 0.45 of a plain TCP relay of the same frames";
+        check(&series("ours", &[700.0], ""), 900.0, (Some(700.0), None, None), void);
+        check(&series("ours", &[], "it broke"), 1200.0, (None, None, None), "ours: it broke");
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_row_and_says_what_failed() {
+        let row = check(
+            &series("ours", &[300.0], ""),
+            1200.0,
+            (Some(300.0), Some(false), Some(600.0)),
+            "not reached by a factor of 2.00",
+        );
+        let versions = [("dask", "1.2".to_owned())].into();
+        let text = markdown(&Machine::here(), &versions, &[row], Duration::from_secs(61), true);
+        let line = "| `rate` | **300** (300–300) | tasks/s | NO | 600 | ≥ 1 M/s; judged by ≥ 1/2 × the relay | relay 1,200; \
+                    TCP relay 2,000 | dask 200 (n = 5000); ray: not available: no wheel |";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("quick: 61 s in all"), "{text}");
+        assert!(text.contains("- `rate`: not reached by a factor of 2.00\n  CPU, µs a task: client 0.250"), "{text}");
+    }
+
+    #[test]
+    fn numbers_have_three_digits_that_count() {
+        let cases = [
+            (0.0, "0"),
+            (0.01234, "0.0123"),
+            (1.0, "1.00"),
+            (45.67, "45.7"),
+            (99.99, "100.0"),
+            (100.4, "100"),
+            (1234.6, "1,235"),
+            (5_000_000.0, "5,000,000"),
+            (-1500.0, "-1,500"),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(number(value), expected);
+        }
+    }
 }
