@@ -78,7 +78,7 @@ pub async fn run(session: &Session) -> Result<String, Error> {
     Ok(format!("{size} × {size} in {} blocks: {tasks} tasks, largest difference {difference:.1e}", BLOCKS * BLOCKS))
 }
 
-#[allow(dead_code)]
+#[allow(dead_code, clippy::print_stdout)]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     scalable::init!();

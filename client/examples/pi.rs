@@ -28,7 +28,7 @@ pub async fn run(session: &Session, darts: u64) -> Result<String, Error> {
     Ok(format!("π is about {pi:.4} ({tasks} tasks, {} darts)", tasks * darts))
 }
 
-#[allow(dead_code)]
+#[allow(dead_code, clippy::print_stdout)]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     scalable::init!();

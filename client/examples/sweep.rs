@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! $ cargo run --release -p scalable --example sweep
-//! best of 101 evaluations: f(1.5000) = -2.2500
+//! best of 88 evaluations: f(1.5000) = -2.2500
 //! ```
 
 use scalable::{Error, Session, TaskSet};
@@ -49,7 +49,7 @@ pub async fn run(session: &Session) -> Result<String, Error> {
     Ok(format!("best of {evaluations} evaluations: f({:.4}) = {:.4}", best.0, best.1))
 }
 
-#[allow(dead_code)]
+#[allow(dead_code, clippy::print_stdout)]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     scalable::init!();

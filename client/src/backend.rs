@@ -11,7 +11,7 @@ use crate::{Client, Error, program};
 #[derive(Debug)]
 pub(crate) enum Backend {
     /// A connection to a scheduler.
-    Remote(Remote),
+    Remote(Box<Remote>),
     /// In this process: it has the functions itself.
     Local,
 }

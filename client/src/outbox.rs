@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 
 use scalable_proto::v1;
-use smallvec::SmallVec;
 
 use crate::arguments::{Kind, Shape, Source};
 
@@ -39,7 +38,7 @@ pub(crate) struct Elements {
     pub(crate) count: u32,
     pub(crate) args: Vec<u8>,
     pub(crate) args_end: Vec<u32>,
-    inputs: SmallVec<[Column; 4]>,
+    inputs: Vec<Column>,
 }
 
 impl Elements {

@@ -316,7 +316,7 @@ impl<'de> Deserializer<'de> for Trace<'_> {
         }
         // Enums of one name and different variants are different.
         let key = format!("enum {name} {variants:?}");
-        let within = self.seen.entered.iter().any(|entered| *entered == key);
+        let within = self.seen.entered.contains(&key);
         let count = variants.len() as u32;
         let known = self.seen.enums.entry(key.clone()).or_default();
         let variant = if within { known.leaf % count } else { known.next.min(count - 1) };

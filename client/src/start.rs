@@ -76,7 +76,7 @@ impl Session {
             ..Default::default()
         };
         let (shared, run) = client.open_run(spec).await?;
-        Ok(Session::new(shared, Backend::Remote(Remote::new(client, run, directory)), processes, components))
+        Ok(Session::new(shared, Backend::Remote(Box::new(Remote::new(client, run, directory))), processes, components))
     }
 }
 

@@ -51,7 +51,7 @@ const fn ends_with(text: &[u8], at: usize, unit: &str) -> bool {
     }
     let mut n = 0;
     while n < unit.len() {
-        if text[at + n].to_ascii_lowercase() != unit[n].to_ascii_lowercase() {
+        if !text[at + n].eq_ignore_ascii_case(&unit[n]) {
             return false;
         }
         n += 1;
