@@ -7,6 +7,8 @@
 //! rcp85: 4.9 K in 2100 (3.7 to 6.2 K)
 //! ```
 
+#![allow(clippy::print_stdout, reason = "what an example has to say")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -93,7 +95,7 @@ pub async fn run(session: &Session, directory: &Path) -> Result<String, Box<dyn 
     Ok(said)
 }
 
-#[allow(dead_code, clippy::print_stdout)]
+#[allow(dead_code)]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     scalable::init!();

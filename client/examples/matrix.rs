@@ -5,6 +5,8 @@
 //! 512 × 512 in 16 blocks: 96 tasks, largest difference 0.0e0
 //! ```
 
+#![allow(clippy::print_stdout, reason = "what an example has to say")]
+
 use scalable::{Array, Error, Handle, Session};
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +80,7 @@ pub async fn run(session: &Session) -> Result<String, Error> {
     Ok(format!("{size} × {size} in {} blocks: {tasks} tasks, largest difference {difference:.1e}", BLOCKS * BLOCKS))
 }
 
-#[allow(dead_code, clippy::print_stdout)]
+#[allow(dead_code)]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     scalable::init!();

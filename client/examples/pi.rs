@@ -5,6 +5,8 @@
 //! π is about 3.1414 (64 tasks, 64000000 darts)
 //! ```
 
+#![allow(clippy::print_stdout, reason = "what an example has to say")]
+
 use scalable::{Error, Session};
 
 #[scalable::task]
@@ -28,7 +30,7 @@ pub async fn run(session: &Session, darts: u64) -> Result<String, Error> {
     Ok(format!("π is about {pi:.4} ({tasks} tasks, {} darts)", tasks * darts))
 }
 
-#[allow(dead_code, clippy::print_stdout)]
+#[allow(dead_code)]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     scalable::init!();

@@ -5,6 +5,8 @@
 //! best of 88 evaluations: f(1.5000) = -2.2500
 //! ```
 
+#![allow(clippy::print_stdout, reason = "what an example has to say")]
+
 use scalable::{Error, Session, TaskSet};
 
 /// A valley with its floor at 1.5.
@@ -49,7 +51,7 @@ pub async fn run(session: &Session) -> Result<String, Error> {
     Ok(format!("best of {evaluations} evaluations: f({:.4}) = {:.4}", best.0, best.1))
 }
 
-#[allow(dead_code, clippy::print_stdout)]
+#[allow(dead_code)]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     scalable::init!();

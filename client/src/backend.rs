@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use scalable_proto::v1;
 use tokio::sync::OnceCell;
 
+use crate::ship::ship;
 use crate::{Client, Error, program};
 
 /// See the head of this file.
@@ -24,7 +25,7 @@ pub(crate) struct Remote {
     pub(crate) run: String,
     /// Where it is recorded and its outputs are, on this machine.
     pub(crate) directory: Option<PathBuf>,
-    /// This program, described once.
+    /// This program, described and brought to the scheduler once.
     program: OnceCell<v1::Executable>,
 }
 
@@ -42,7 +43,10 @@ impl Backend {
             Backend::Remote(remote) => {
                 let describe = || async {
                     let described = tokio::task::spawn_blocking(program::describe_running).await;
-                    described.unwrap_or_else(|error| Err(Error::Lost { address: String::new(), reason: error.to_string() }))
+                    let lost = |error: tokio::task::JoinError| Error::Lost { address: String::new(), reason: error.to_string() };
+                    let described = described.map_err(lost)??;
+                    ship(&remote.client, &described).await?;
+                    Ok(described)
                 };
                 remote.program.get_or_try_init(describe).await.cloned().map(Some)
             }

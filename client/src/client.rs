@@ -187,6 +187,16 @@ impl Client {
         Ok(reply.into_inner().tasks)
     }
 
+    /// Says that a content is about to be named, and whether it is to be uploaded first.
+    ///
+    /// # Errors
+    /// As [`Client::list_runs`]; [`Error::Refused`] when the store does not take such a content.
+    pub(crate) async fn offer_content(&self, offer: v1::OfferRequest) -> Result<v1::OfferReply, Error> {
+        let request = self.endpoint.request(offer);
+        let reply = self.control.clone().offer_content(request).await.map_err(|status| self.failed(status))?;
+        Ok(reply.into_inner())
+    }
+
     /// Asks the scheduler to stop its workers and to end; with `cancel_runs` also when runs are live.
     ///
     /// # Errors

@@ -63,6 +63,7 @@ mod program;
 mod scatter;
 mod session;
 mod shared;
+mod ship;
 mod signature;
 mod start;
 mod task_error;

@@ -370,6 +370,10 @@ impl ClientService for Server {
 
 #[tonic::async_trait]
 impl ControlService for Server {
+    async fn offer_content(&self, _: Request<v1::OfferRequest>) -> Result<Response<v1::OfferReply>, Status> {
+        Ok(Response::new(v1::OfferReply::default()))
+    }
+
     async fn list_runs(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsReply>, Status> {
         Err(Status::unimplemented("list_runs"))
     }

@@ -4,10 +4,10 @@
 //! own and meet it only through bounded queues.
 
 pub mod auth;
+pub mod content_store;
 pub mod convert;
 pub mod door;
 pub mod http;
-pub mod object_key;
 pub mod options;
 pub mod provision;
 pub mod reactor;

@@ -319,7 +319,7 @@ mod tests {
     fn capacities_waste_at_most_a_fifth_and_repeat() {
         for len in (1..40_000_000).step_by(99_991) {
             let capacity = capacity_for(len);
-            assert!(capacity >= len && capacity % 4096 == 0);
+            assert!(capacity >= len && capacity.is_multiple_of(4096));
             assert!(len <= SEGMENT_BYTES_MIN || capacity * 4 <= len * 5 + 4, "{len} {capacity}");
         }
         assert_eq!(capacity_for((1 << 20) + 8), 5 << 18);

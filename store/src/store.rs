@@ -188,8 +188,8 @@ impl Store {
             |error: io::Error| io::Error::new(error.kind(), format!("cannot spill to {}: {error}", options.directory.display()));
         let directory = Arc::new(SpillDirectory::open(&options.directory).map_err(named)?);
         let limits = Limits {
-            high: options.memory_bytes_max / 10 * 6,
-            low: options.memory_bytes_max / 10 * 5,
+            high: options.memory_bytes_max / 5 * 3,
+            low: options.memory_bytes_max / 2,
             disk: options.disk_bytes_max,
             objects: options.objects_max,
             handles: usize::try_from(sys::open_files_limit() / 2).unwrap_or(usize::MAX),

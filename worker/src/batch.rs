@@ -10,6 +10,9 @@ const EVENTS_MAX: usize = 8192;
 /// About how many bytes one batch may have.
 const BYTES_MAX: usize = 1 << 20;
 
+/// Bytes that wait to be sent from which on functions wait. What is with hosts then still comes on top.
+const BACKLOG_BYTES: usize = 64 << 20;
+
 /// Kinds of the column `event`.
 const STARTED: u32 = 0;
 const FINISHED: u32 = 1;
@@ -17,10 +20,11 @@ const SUCCEEDED: u32 = 2;
 const VALUE: u32 = 3;
 const OBJECT: u32 = 4;
 
-/// Batches that are not sent: the last one grows. Bounded by the attempts that can be on a worker.
+/// Batches that are not sent: the last one grows. Bounded by the attempts that can be on a worker, and by [`Batch::is_long`].
 #[derive(Debug, Default)]
 pub struct Batch {
     batches: VecDeque<Growing>,
+    bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -36,9 +40,15 @@ impl Batch {
         self.batches.is_empty()
     }
 
+    /// True when so much is not sent that nothing which adds to it should be started: the scheduler does not keep up.
+    pub fn is_long(&self) -> bool {
+        self.bytes >= BACKLOG_BYTES
+    }
+
     /// The oldest batch.
     pub fn take(&mut self) -> WorkerBatch {
-        let Growing { mut batch, values, .. } = self.batches.pop_front().unwrap_or_default();
+        let Growing { mut batch, values, size } = self.batches.pop_front().unwrap_or_default();
+        self.bytes -= size;
         batch.results = values.into();
         batch
     }
@@ -46,6 +56,7 @@ impl Batch {
     /// Nobody wants to hear it any more.
     pub fn clear(&mut self) {
         self.batches.clear();
+        self.bytes = 0;
     }
 
     fn row(&mut self, handle: Handle, attempt: u32, event: u32, bytes: usize) -> &mut Growing {
@@ -55,6 +66,7 @@ impl Batch {
         }
         let Some(one) = self.batches.back_mut() else { unreachable!("one was just pushed") };
         one.size += bytes;
+        self.bytes += bytes;
         one.batch.handle.push(handle.to_u64());
         one.batch.attempt.push(attempt);
         one.batch.event.push(event);
@@ -96,6 +108,7 @@ impl Batch {
         }
         if let Some(one) = self.batches.back_mut() {
             one.size += 10;
+            self.bytes += 10;
             one.batch.copied_group.push(group);
             one.batch.copied_index.push(index);
         }
@@ -137,6 +150,16 @@ mod tests {
             }
             events.push(one.event);
         }
+        assert!(!batch.is_long() && batch.bytes == 0);
+        let large = vec![0; 64 << 10];
+        let mut count = 0;
+        while !batch.is_long() {
+            batch.value(handle, 1, 0, &large);
+            count += 1;
+        }
+        assert!(count > 1000 && count <= BACKLOG_BYTES / large.len());
+        batch.clear();
+        assert!(!batch.is_long());
         assert_eq!(events, [vec![STARTED, SUCCEEDED, VALUE, OBJECT, VALUE, FINISHED], vec![FINISHED], vec![FINISHED]]);
     }
 }

@@ -131,6 +131,8 @@ impl Scheduler {
                 }
             }
         }
+        let objects: usize = self.groups.values().map(|group| group.objects.len()).sum();
+        ensure!(objects == self.objects as usize, "groups have {objects} results and {} are counted", self.objects);
         for worker in self.workers.iter().flatten() {
             for task in &worker.objects {
                 let object = self.groups.get(&task.group).and_then(|group| group.objects.get(&task.index));

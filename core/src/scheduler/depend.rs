@@ -398,7 +398,7 @@ impl Scheduler {
                 let here = at;
                 at = self.edges.next(here);
                 let edge = self.edges.get_mut(here);
-                if edge.met {
+                if edge.met || edge.dead {
                     continue;
                 }
                 let down = edge.down;

@@ -1,9 +1,10 @@
 //! Edges of appended elements: who waits for whom, one by one. What waits in ranges is in `depend`.
 //!
 //! An edge is a row of a slab on two lists: of those that lead out of its upstream task, and of those that its element waits for.
-//! It goes with its element's end, but for the edges of an element whose result is an object and might have to be made again:
-//! those are its lineage and go with the object. A pending element costs its edges (32 bytes each) and a cell (20 bytes) that it
-//! shares with its dependants; elements without any edge cost nothing.
+//! It is dead with its element's end, but for the edges of an element whose result is an object and might have to be made again:
+//! those are its lineage and go with the object. A pending element costs its edges (28 bytes each) and a cell (24 bytes) that it
+//! shares with its dependants; elements without any edge cost nothing. Dead edges are freed when they are more than the living
+//! of their list: a task with a million dependants that come and go is looked through once for as many of them.
 
 use super::rows::NIL;
 use crate::ids::TaskRef;
@@ -19,16 +20,17 @@ const PAGE: usize = 4096;
 pub(super) struct EdgeRow {
     pub(super) up: TaskRef,
     pub(super) down: TaskRef,
-    prev: u32,
     next: u32,
     sibling: u32,
+    /// Nobody waits by it any more: it is freed with the next look through its list.
+    pub(super) dead: bool,
     /// The result is read.
     pub(super) data: bool,
     /// The upstream task is over as it should be, and its result exists where it is read.
     pub(super) met: bool,
 }
 
-const _: () = assert!(size_of::<EdgeRow>() <= 32);
+const _: () = assert!(size_of::<EdgeRow>() <= 28);
 
 /// What an element has of edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +45,14 @@ pub(super) struct Cell {
     pub(super) readers: u32,
     /// Elements that are over and would have to read its result again if theirs were lost.
     pub(super) heirs: u32,
+    /// Edges out of it, living and dead.
+    pub(super) listed: u32,
+    /// Dead ones among them.
+    pub(super) dead: u32,
 }
 
 impl Cell {
-    const EMPTY: Cell = Cell { ups: NIL, downs: NIL, left: 0, readers: 0, heirs: 0 };
+    const EMPTY: Cell = Cell { ups: NIL, downs: NIL, left: 0, readers: 0, heirs: 0, listed: 0, dead: 0 };
 
     fn is_empty(&self) -> bool {
         *self == Cell::EMPTY
@@ -142,6 +148,12 @@ impl Cells {
         indices
     }
 
+    /// Bytes that it holds.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.chunks.len() * (size_of::<Chunk>() + 24)
+    }
+
     /// Forgets all of it.
     pub(super) fn clear(&mut self) {
         self.chunks = FxHashMap::default();
@@ -164,7 +176,13 @@ impl EdgeRows {
         EdgeRows { pages: Vec::new(), used: 0, free: NIL, live: 0 }
     }
 
-    /// Edges there are.
+    /// Bytes that they hold.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.pages.len() * PAGE * size_of::<EdgeRow>()
+    }
+
+    /// Living edges.
     pub(super) fn len(&self) -> u32 {
         self.live
     }
@@ -179,7 +197,7 @@ impl EdgeRows {
 
     /// A new edge at the head of both lists: of `downs` and of `ups`, which become the new heads.
     pub(super) fn add(&mut self, up: TaskRef, down: TaskRef, data: bool, met: bool, downs: u32, ups: u32) -> u32 {
-        let row = EdgeRow { up, down, prev: NIL, next: downs, sibling: ups, data, met };
+        let row = EdgeRow { up, down, next: downs, sibling: ups, dead: false, data, met };
         let at = if self.free != NIL {
             let at = self.free;
             self.free = self.get(at).next;
@@ -193,9 +211,6 @@ impl EdgeRows {
             at
         };
         *self.get_mut(at) = row;
-        if downs != NIL {
-            self.get_mut(downs).prev = at;
-        }
         self.live += 1;
         at
     }
@@ -215,24 +230,41 @@ impl EdgeRows {
         self.get_mut(at).sibling = sibling;
     }
 
-    /// Takes an edge off the list of its upstream task and frees it; the task's new head, where that has changed.
-    pub(super) fn free(&mut self, at: u32) -> Option<u32> {
-        let EdgeRow { prev, next, .. } = *self.get(at);
-        if next != NIL {
-            self.get_mut(next).prev = prev;
-        }
-        if prev != NIL {
-            self.get_mut(prev).next = next;
-        }
-        self.get_mut(at).next = self.free;
-        self.free = at;
+    /// Nobody waits by an edge any more. Its upstream task's cell counts it; the edges of that list are freed when most are dead.
+    pub(super) fn kill(&mut self, at: u32, cell: &mut Cell) {
+        self.get_mut(at).dead = true;
         self.live -= 1;
-        (prev == NIL).then_some(next)
+        cell.dead += 1;
+        if cell.dead * 2 <= cell.listed {
+            return;
+        }
+        let mut kept = NIL;
+        let mut at = std::mem::replace(&mut cell.downs, NIL);
+        while at != NIL {
+            let here = at;
+            at = self.next(here);
+            if self.get(here).dead {
+                self.get_mut(here).next = self.free;
+                self.free = here;
+                cell.listed -= 1;
+                continue;
+            }
+            match kept {
+                NIL => cell.downs = here,
+                before => self.get_mut(before).next = here,
+            }
+            kept = here;
+        }
+        if kept != NIL {
+            self.get_mut(kept).next = NIL;
+        }
+        cell.dead = 0;
     }
 
-    /// Edges out of an upstream task, from a head on.
+    /// Living edges out of an upstream task, from a head on.
     pub(super) fn out_of(&self, head: u32) -> impl Iterator<Item = u32> + '_ {
-        std::iter::successors((head != NIL).then_some(head), |at| Some(self.next(*at)).filter(|next| *next != NIL))
+        let all = std::iter::successors((head != NIL).then_some(head), |at| Some(self.next(*at)).filter(|next| *next != NIL));
+        all.filter(|at| !self.get(*at).dead)
     }
 
     /// Edges that an element waits for, from a head on.

@@ -65,6 +65,7 @@ impl Scheduler {
             } else {
                 book.unheld += 1;
             }
+            self.rich.insert(worker);
             self.changed.insert(worker);
         } else if prompt {
             self.measure_round_trip(worker, now.saturating_sub(since));

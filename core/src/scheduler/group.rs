@@ -169,24 +169,24 @@ impl Group {
         self.queues.iter().map(|queue| queue.ready.len()).sum()
     }
 
-    /// How far everything from `at` on is over: the first index at or after it that is not, or the end of a range of those.
-    pub(super) fn over_until(&self, at: u32) -> u32 {
+    /// How far everything from `at` on is over, at most up to `end`, or how far it is over in the same way.
+    pub(super) fn over_until(&self, at: u32, end: u32) -> u32 {
         let sets = [&self.succeeded, &self.failed, &self.skipped, &self.cancelled];
-        sets.into_iter().map(|set| set.range_end(at)).max().unwrap_or(at)
+        sets.into_iter().map(|set| set.range_end(at, end)).max().unwrap_or(at)
     }
 
-    /// The first element after `at` that is over, or `u32::MAX`.
-    pub(super) fn over_after(&self, at: u32) -> u32 {
+    /// The first element after `at` and before `end` that is over, or `end`.
+    pub(super) fn over_after(&self, at: u32, end: u32) -> u32 {
         let sets = [&self.succeeded, &self.failed, &self.skipped, &self.cancelled];
-        let next = |set: &IntervalSet| set.within(at.saturating_add(1), u32::MAX).next().map(|(first, _)| first);
-        sets.into_iter().filter_map(next).min().unwrap_or(u32::MAX)
+        let next = |set: &IntervalSet| set.within(at.saturating_add(1), end).next().map(|(first, _)| first);
+        sets.into_iter().filter_map(next).min().unwrap_or(end)
     }
 
     /// Whether every element of `first..end` is over.
     pub(super) fn all_over(&self, first: u32, end: u32) -> bool {
         let mut at = first;
         while at < end {
-            match self.over_until(at) {
+            match self.over_until(at, end) {
                 until if until > at => at = until,
                 _ => return false,
             }
@@ -257,6 +257,8 @@ pub(super) struct Run {
     pub(super) kept: bool,
     /// Nothing of it is dispatched.
     pub(super) paused: bool,
+    /// The group that was placed last: the next one is due.
+    pub(super) turn: GroupId,
     /// Tasks that failed.
     pub(super) failures: u32,
     /// Somebody cancelled the whole run.

@@ -33,6 +33,7 @@ mod interner;
 pub mod interval_set;
 mod lease;
 pub mod mutation;
+mod near;
 mod objects;
 mod open;
 mod place;
@@ -101,6 +102,8 @@ pub struct Config {
     pub attempts_per_worker_max: u32,
     /// Most edges of single elements, all open runs together.
     pub edges_max: u32,
+    /// What moves between workers in a second, in bytes: what placement reckons with.
+    pub bandwidth: u64,
     /// How often a result is made again whose last holder died. One that is lost more often is given up.
     pub restores_max: u32,
     /// A task runs alone once this many workers have died executing it.
@@ -124,6 +127,7 @@ impl Config {
             short_task: 200 * MILLISECOND,
             attempts_per_worker_max: 16_384,
             edges_max: 64 << 20,
+            bandwidth: 1 << 30,
             restores_max: 8,
             suspicion_alone: 2,
         }
@@ -169,6 +173,8 @@ pub struct Scheduler {
     backoffs: BTreeSet<(Micros, TaskRef)>,
 
     edges: EdgeRows,
+    /// Results that workers hold, or held.
+    objects: u32,
     rows: Rows,
     /// Fence of the latest dispatch.
     fence: u64,
@@ -184,6 +190,10 @@ pub struct Scheduler {
     /// When to look at which worker.
     deadlines: BTreeSet<(Micros, u32)>,
     pools: BTreeMap<String, Pool>,
+    /// Slots of workers that were sent work ahead of room and may still have some.
+    rich: BTreeSet<u32>,
+    /// Where the next look at a part of them begins.
+    rich_looked: u32,
 
     // Within a step; empty between steps.
     settling: VecDeque<Settled>,
@@ -223,6 +233,7 @@ impl Scheduler {
             next_group: 1,
             backoffs: BTreeSet::new(),
             edges: EdgeRows::new(),
+            objects: 0,
             rows: Rows::default(),
             fence: 0,
             classes: BTreeMap::new(),
@@ -234,6 +245,8 @@ impl Scheduler {
             ended,
             deadlines: BTreeSet::new(),
             pools: BTreeMap::new(),
+            rich: BTreeSet::new(),
+            rich_looked: 0,
             settling: VecDeque::new(),
             changed: BTreeSet::new(),
             last_changed: None,

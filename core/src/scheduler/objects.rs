@@ -58,14 +58,17 @@ impl Scheduler {
         let group = self.group_mut(task.group);
         match result {
             Stored::Held(size) if group.kept => {
+                let before = group.objects.len();
                 let object = group.objects.entry(task.index).or_default();
                 object.size = size;
                 object.holders.clear();
                 object.holders.push(worker);
+                self.objects += (group.objects.len() - before) as u32;
                 self.worker_mut(worker).objects.insert(task);
             }
             _ => {
-                group.objects.remove(&task.index);
+                let forgotten = group.objects.remove(&task.index).is_some();
+                self.objects -= u32::from(forgotten);
             }
         }
     }
@@ -122,8 +125,12 @@ impl Scheduler {
         let group = self.group_mut(id);
         if how != End::Succeeded && !group.objects.is_empty() {
             // What was lost and could not be made again.
+            let before = group.objects.len();
             group.objects.retain(|index, _| !(first..end).contains(index));
+            let left = group.objects.len();
+            self.objects -= (before - left) as u32;
         }
+        let group = self.group_of(id);
         if !group.let_go.is_empty() {
             self.sweeping.push((id, first, end));
         }
@@ -175,12 +182,11 @@ impl Scheduler {
             let here = at;
             at = self.edges.sibling(here);
             let edge = *self.edges.get(here);
-            self.free_edge(here);
+            self.free_edge_and(here, |cell| match standing {
+                Standing::Reader => cell.readers -= u32::from(edge.data && !forget),
+                Standing::Heir => cell.heirs -= 1,
+            });
             if edge.data {
-                self.change_cell(edge.up, |cell| match standing {
-                    Standing::Reader => cell.readers -= u32::from(!forget),
-                    Standing::Heir => cell.heirs -= 1,
-                });
                 self.sweeping.push((edge.up.group, edge.up.index, edge.up.index + 1));
             }
         }
@@ -188,9 +194,18 @@ impl Scheduler {
     }
 
     fn free_edge(&mut self, at: u32) {
-        let up = self.edges.get(at).up;
-        if let Some(head) = self.edges.free(at) {
-            self.change_cell(up, |cell| cell.downs = head);
+        self.free_edge_and(at, |_| {});
+    }
+
+    /// An edge goes, and its upstream task counts what it meant.
+    fn free_edge_and(&mut self, at: u32, change: impl FnOnce(&mut super::edges::Cell)) {
+        let edges = &mut self.edges;
+        let up = edges.get(at).up;
+        if let Some(group) = self.groups.get_mut(&up.group) {
+            group.cells.change(up.index, |cell| {
+                change(cell);
+                edges.kill(at, cell);
+            });
         }
     }
 
@@ -240,14 +255,14 @@ impl Scheduler {
             for (first, end) in group.let_go.within(first, end) {
                 let mut at = first;
                 while at < end {
-                    at = group.released.range_end(at);
-                    let until = group.over_until(at).min(end);
+                    at = group.released.range_end(at, end);
+                    let until = group.over_until(at, end);
                     let until = group.released.within(at, until).next().map_or(until, |(first, _)| first);
                     if at < until {
                         parts.push((at, until));
                         at = until;
                     } else {
-                        at = group.over_after(at).min(end);
+                        at = group.over_after(at, end);
                     }
                 }
             }
@@ -304,6 +319,7 @@ impl Scheduler {
             let task = TaskRef { group: id, index };
             self.drop_holders(task, out);
             self.group_mut(id).objects.remove(&index);
+            self.objects -= 1;
             self.free_inputs(task, Standing::Heir);
         }
         self.look_at_inputs(id, first, end);
@@ -335,8 +351,9 @@ impl Scheduler {
                 }
             }
             let group = self.group_mut(id);
-            group.objects = BTreeMap::new();
+            let forgotten = std::mem::take(&mut group.objects).len();
             group.cells.clear();
+            self.objects -= forgotten as u32;
             for (first, end) in left.ranges() {
                 out.push(Output::Released { group: id, first, count: end - first });
             }

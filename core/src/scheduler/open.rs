@@ -447,6 +447,7 @@ impl Scheduler {
         let at = group.cells.change(up.index, |cell| {
             let at = edges.add(up, down, data, met, cell.downs, ups);
             cell.downs = at;
+            cell.listed += 1;
             cell.readers += u32::from(data);
             at
         });

@@ -34,6 +34,8 @@ pub(super) struct Class {
     pub(super) entries: BTreeMap<Level, BTreeSet<GroupId>>,
     /// Slots of workers that may have room.
     pub(super) candidates: BTreeSet<u32>,
+    /// Where the next look at a part of them begins.
+    pub(super) looked: u32,
     /// The worker kept free for the next task, where it is to run alone.
     pub(super) reserved: Option<u32>,
 }

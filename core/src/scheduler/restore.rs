@@ -166,7 +166,7 @@ impl Scheduler {
         while at != NIL {
             let edge = self.edges.get_mut(at);
             let down = edge.down;
-            let unmet = edge.data && std::mem::take(&mut edge.met);
+            let unmet = edge.data && !edge.dead && std::mem::take(&mut edge.met);
             at = self.edges.next(at);
             if unmet && !self.mutations.has(Mutation::LoseEdge) {
                 self.counts.note(Happening::EdgeUnmet);

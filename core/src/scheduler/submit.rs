@@ -49,6 +49,7 @@ impl Scheduler {
             open: spec.open,
             kept: spec.open,
             paused: false,
+            turn: GroupId(0),
             failures: 0,
             cancelling: false,
             stopped: false,

@@ -139,7 +139,14 @@ impl Reactor {
     }
 
     /// Tasks that are over without having run.
-    pub(super) fn deliver_range(&mut self, group: &GroupInfo, first: u32, count: u32, class: OutcomeClass, root: Option<TaskRef>) {
+    pub(super) fn deliver_range(
+        &mut self,
+        group: &GroupInfo,
+        first: u32,
+        count: u32,
+        class: OutcomeClass,
+        root: Option<TaskRef>,
+    ) {
         if group.deliver_to.is_none() {
             return;
         }
@@ -156,7 +163,8 @@ impl Reactor {
         let mut turned = Vec::new();
         for &id in &self.open_runs {
             let Some(run) = self.runs.get_mut(&id) else { continue };
-            let paused = run.client.and_then(|client| self.clients.get_mut(&client)).is_some_and(|client| client.outgoing.is_full());
+            let paused =
+                run.client.and_then(|client| self.clients.get_mut(&client)).is_some_and(|client| client.outgoing.is_full());
             if paused != run.paused {
                 run.paused = paused;
                 turned.push((id, paused));

@@ -28,10 +28,10 @@ use scalable_core::messages::{Input, Outbox, Output, WorkerState};
 use scalable_core::resources::Resources;
 use scalable_core::scheduler::Scheduler;
 use scalable_proto::v1;
+use scalable_store::ObjectKey;
 use tokio::sync::mpsc;
 
 use crate::convert;
-use crate::object_key::ObjectKey;
 use crate::provision::Seen;
 use crate::records::{self, Record};
 use crate::serve::{ConnectionId, Inbound};
@@ -67,6 +67,8 @@ pub struct Identity {
     pub heartbeat_ms: u32,
     /// What rights to fetch objects are made with.
     pub object_key: ObjectKey,
+    /// Where the scheduler's own store answers peers.
+    pub store_address: String,
 }
 
 /// What else the reactor is connected to.

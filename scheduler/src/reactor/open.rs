@@ -152,7 +152,9 @@ impl Reactor {
 
     /// What every element of the group reads of one task.
     fn fixed_edges(&self, run: RunId, group: GroupId, frame: &v1::Append) -> Result<Vec<Edge>, &'static str> {
-        let Some(template) = self.groups.get(&group).and_then(|group| group.spec.template.as_ref()) else { return Ok(Vec::new()) };
+        let Some(template) = self.groups.get(&group).and_then(|group| group.spec.template.as_ref()) else {
+            return Ok(Vec::new());
+        };
         let (mut groups, mut indices) = (Vec::new(), Vec::new());
         for source in convert::sources_of_function(template) {
             if let Some(v1::input_source::Select::Index(index)) = source.select {
@@ -162,9 +164,8 @@ impl Reactor {
         }
         let tasks = self.tasks(run, &groups, &indices)?;
         let elements = frame.first..frame.first + frame.count;
-        let edges = tasks.iter().flat_map(|&upstream| {
-            elements.clone().map(move |element| Edge { element, upstream, data: true })
-        });
+        let edges =
+            tasks.iter().flat_map(|&upstream| elements.clone().map(move |element| Edge { element, upstream, data: true }));
         Ok(edges.collect())
     }
 

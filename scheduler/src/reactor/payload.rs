@@ -173,10 +173,13 @@ mod tests {
         payload.append(3, 2, Vec::new(), Bytes::new(), Vec::new());
         let tasks = vec![TaskRef { group: GroupId(7), index: 1 }, TaskRef { group: GroupId(7), index: 0 }];
         let shared = vec![TaskRef { group: GroupId(8), index: 5 }];
-        payload.append(5, 2, vec![2, 2], Bytes::from_static(b"xy"), vec![
-            Sources { input: 0, tasks },
-            Sources { input: 1, tasks: shared },
-        ]);
+        payload.append(
+            5,
+            2,
+            vec![2, 2],
+            Bytes::from_static(b"xy"),
+            vec![Sources { input: 0, tasks }, Sources { input: 1, tasks: shared }],
+        );
         payload
     }
 

@@ -5,12 +5,17 @@ use scalable_core::ids::{GroupId, SessionId, TaskRef};
 use scalable_core::messages::{Dispatch, Stored};
 use scalable_proto::v1;
 
+use bytes::Bytes;
+use scalable_store::{ObjectId, now_ms};
+
 use super::runs::Report;
 use super::{GroupInfo, Reactor};
 
 /// Objects in one input frame, and bytes of inline content.
 const OBJECTS_PER_FRAME_MAX: usize = 8192;
 const INLINE_PER_FRAME_MAX: usize = 1 << 20;
+/// How long a right to fetch is good for.
+const GRANT_MS: u64 = 3_600_000;
 
 /// Holders of objects as their peers know them: numbers that are used once.
 #[derive(Default)]
@@ -93,7 +98,8 @@ impl Reactor {
                 (object, peers)
             }
             Stored::None | Stored::Inline(_) => {
-                object.inline = self.payloads.get(&task.group).and_then(|kept| kept.result(task.index)).cloned().unwrap_or_default();
+                object.inline =
+                    self.payloads.get(&task.group).and_then(|kept| kept.result(task.index)).cloned().unwrap_or_default();
                 object.size = object.inline.len() as u64;
                 (object, Vec::new())
             }
@@ -102,7 +108,10 @@ impl Reactor {
 
     fn capability(&self, task: TaskRef, attempt: u32) -> v1::Capability {
         let run = self.groups.get(&task.group).map_or(0, |group| group.run.0);
-        self.identity.object_key.capability(run, task.group.0, task.index, attempt)
+        let expires_ms = now_ms() + GRANT_MS;
+        let id = ObjectId { run, group: task.group.0, index: task.index, attempt };
+        let granted = self.identity.object_key.grant(id.into(), expires_ms);
+        v1::Capability { run, expires_ms, mac: Bytes::copy_from_slice(&granted.mac) }
     }
 
     /// Sends what one input of a function reads.

@@ -183,7 +183,8 @@ impl Reactor {
         let Some(worker) = self.workers.get_mut(&session) else { return };
         let received = worker.streams.received();
         let mut welcome = welcome(&self.identity, session.0, protocol, received, resumed);
-        welcome.object_key = self.identity.object_key.to_wire();
+        welcome.object_key = Bytes::copy_from_slice(self.identity.object_key.expose());
+        welcome.store_address = self.identity.store_address.clone();
         let body = Some(v1::scheduler_control::Body::Welcome(welcome));
         let frame = v1::SchedulerControl { seq: 0, acks: Some(received), body };
         let goes_on = resumed.then(|| hello.received.unwrap_or_default());
@@ -487,9 +488,13 @@ impl Reactor {
                     let task = TaskRef { group: upstream, index };
                     let stored = output.and_then(|output| self.runs.get(&group.run)?.object(task, output));
                     match (stored, self.machine.committed_attempt(task)) {
-                        (Some(stored), Some(attempt)) if stored.written => {
-                            v1::ObjectRef { index, attempt, digest: stored.digest.clone(), size: stored.size, ..Default::default() }
-                        }
+                        (Some(stored), Some(attempt)) if stored.written => v1::ObjectRef {
+                            index,
+                            attempt,
+                            digest: stored.digest.clone(),
+                            size: stored.size,
+                            ..Default::default()
+                        },
                         _ => v1::ObjectRef { index, ..Default::default() },
                     }
                 })

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::common::{Authorized, Scheduler, channel, hello, open_control, open_data};
 use scalable_core::link::{Arrival, Receiver, Sender};
+use scalable_proto::v1;
 use scalable_proto::v1::client_service_client::ClientServiceClient;
 use scalable_proto::v1::control_service_client::ControlServiceClient;
 use scalable_proto::v1::worker_service_client::WorkerServiceClient;
-use scalable_proto::v1;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;

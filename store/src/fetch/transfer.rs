@@ -40,7 +40,7 @@ pub(super) async fn run(engine: &Rc<Engine>, job: &Rc<Job>) -> FetchAnswer {
     let sums = pieces.iter().map(|_| Cell::new(0)).collect();
     let work =
         Rc::new(Work { left: RefCell::new(pieces.into()), sums, heap: RefCell::new(vec![0; if small { len } else { 0 }]) });
-    work.from_all(engine, job, small, &mut failures).await?;
+    work.fetch_all(engine, job, small, &mut failures).await?;
     let work = Rc::into_inner(work).ok_or(FetchError::Stopped)?;
     match split {
         None => Ok(Content::from_bytes(work.heap.into_inner().into())),
@@ -90,7 +90,7 @@ type Ended = Result<(), SourceError>;
 
 impl Work {
     /// Until nothing is left, or no holder is.
-    async fn from_all(
+    async fn fetch_all(
         self: &Rc<Self>,
         engine: &Rc<Engine>,
         job: &Rc<Job>,
@@ -115,7 +115,7 @@ impl Work {
                 let batch = if wanted == 1 { usize::MAX } else { BATCH };
                 running.spawn_local(async move {
                     let peer = engine.peer(&source.holder.address);
-                    let ended = work.from_one(&engine.common, &job, &peer, &source, batch).await;
+                    let ended = work.fetch_from(&engine.common, &job, &peer, &source, batch).await;
                     (source, ended)
                 });
             }
@@ -146,7 +146,7 @@ impl Work {
     }
 
     /// Batches from one holder until nothing is left or it fails.
-    async fn from_one(&self, common: &Common, job: &Job, peer: &Peer, source: &Source, batch: usize) -> Ended {
+    async fn fetch_from(&self, common: &Common, job: &Job, peer: &Peer, source: &Source, batch: usize) -> Ended {
         let mut fresh = false;
         let mut first = true;
         let mut received = 0;
@@ -204,7 +204,7 @@ impl Work {
                 (None, Some(_)) => true,
                 (Some(last), Some(next)) => next.index() == last.index() + 1,
             };
-            let Some(piece) = left.pop_front_if(|_| follows) else { break };
+            let Some(piece) = (if follows { left.pop_front() } else { None }) else { break };
             taken.push_back(piece);
         }
         taken

@@ -130,7 +130,9 @@ fn said<T: std::fmt::Debug>(outcome: Result<T, Error>) -> String {
     match outcome {
         Ok(value) => format!("{value:?}"),
         Err(Error::Task(TaskError::Failed { message, .. })) => format!("failed: {}", message.lines().next().unwrap_or_default()),
-        Err(Error::Task(TaskError::Panicked { message, .. })) => format!("panicked: {}", message.lines().next().unwrap_or_default()),
+        Err(Error::Task(TaskError::Panicked { message, .. })) => {
+            format!("panicked: {}", message.lines().next().unwrap_or_default())
+        }
         Err(Error::Task(TaskError::DependencyFailed { root, .. })) => format!("not run because of {root}"),
         Err(Error::Task(TaskError::Cancelled { .. })) => "cancelled".to_owned(),
         Err(error) => format!("{error:?}"),

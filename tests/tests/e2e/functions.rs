@@ -1,6 +1,10 @@
 //! A program's own functions on a cluster of real processes.
 
-use tests::{Finished, Sandbox, binary};
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tests::{Finished, Running, Sandbox, binary, until};
 
 const TARGET: &str = "targets: { local: { provider: local, max_workers: 2 } }\n";
 
@@ -55,4 +59,46 @@ fn large_results_go_from_worker_to_worker_and_to_the_client() {
     let sandbox = Sandbox::new();
     let finished = drive(&sandbox, &["objects", "8", "300000"]);
     assert_eq!(lines(&finished), ["true", "true"]);
+}
+
+/// Starts a program of the project in a mount namespace in which `hidden` is empty.
+fn start_blind(sandbox: &Sandbox, hidden: &Path, program: &str, arguments: &[&str]) -> Running {
+    let mut command = sandbox.command(Path::new("unshare"));
+    if !nix::unistd::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command
+        .args(["--mount", "sh", "-c", "mount -t tmpfs none \"$0\" && exec \"$@\""])
+        .arg(hidden)
+        .arg(binary(program))
+        .args(arguments);
+    Running::start(command, &sandbox.path("."), program)
+}
+
+#[test]
+fn a_program_reaches_workers_that_cannot_see_it() {
+    let sandbox = Sandbox::new();
+    sandbox.token();
+    let program = sandbox.path("program/functions");
+    std::fs::create_dir_all(program.parent().unwrap()).unwrap();
+    std::fs::copy(binary("functions"), &program).unwrap();
+    let hidden = sandbox.path("program");
+    let scheduler = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--token-file", "token"];
+    let scheduler = start_blind(&sandbox, &hidden, "scalable-scheduler", &scheduler);
+    let address = until("the scheduler to say where it listens", || {
+        let text = scheduler.stdout();
+        let said: Value = serde_json::from_str(text.split_once('\n')?.0).unwrap();
+        said["address"].as_str()?.strip_prefix("http://").map(str::to_owned)
+    });
+    let worker = ["--scheduler", &address, "--token-file", "token", "--cpus", "2", "--memory", "1G"];
+    let worker = start_blind(&sandbox, &hidden, "scalable-worker", &worker);
+    let mut driver = sandbox.command(&program);
+    driver.arg("results").env("SCALABLE_ADDRESS", &address).env("SCALABLE_TOKEN_FILE", sandbox.path("token"));
+    let finished = Running::start(driver, &sandbox.path("."), "driver").wait().expect(0);
+    assert_eq!(lines(&finished), ["3 5 6", "999000", "true"]);
+    worker.signal(Signal::SIGTERM);
+    worker.wait();
+    scheduler.signal(Signal::SIGTERM);
+    scheduler.wait();
+    sandbox.nothing_is_left();
 }

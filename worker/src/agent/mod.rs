@@ -349,6 +349,9 @@ impl Agent {
             self.link.send_batch(self.batch.take());
             sent = true;
         }
+        if self.functions.is_held_back() && !self.batch.is_long() {
+            self.functions(|functions, cx| functions.go_on(cx));
+        }
         sent
     }
 

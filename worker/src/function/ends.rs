@@ -236,6 +236,10 @@ impl Functions {
         let why = match (&host.fate, &end.failure) {
             (Fate::Broken(why), _) => Some(format!("{why}{}", host.last_words())),
             (_, Some(failure)) => Some(failure.clone()),
+            (Fate::OverMemory, None) if !greeted => Some(format!(
+                "the program was ended before it said what it has: it took more than its limit of {}; ask for more with `memory`",
+                size(host.memory_limit)
+            )),
             (Fate::Alive, None) if !greeted => Some(format!(
                 "the program {} before it said what it has; it must call scalable::init! first in main{}",
                 how(end),

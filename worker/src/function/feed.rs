@@ -56,6 +56,11 @@ impl Functions {
             if room == 0 || (host.outstanding > host.slots && room < most / 2) {
                 return;
             }
+            if cx.batch.is_long() {
+                // Goes on when the scheduler has taken some of it.
+                self.held_back = true;
+                return;
+            }
             let (id, fresh, piece) = (host.lane, host.fresh, lane.piece());
             let mut fed = std::mem::take(&mut self.fed);
             fed.clear();
@@ -70,6 +75,22 @@ impl Functions {
                 return self.await_room(cx, serial);
             }
         }
+    }
+
+    /// Goes on where too much waited to be told to the scheduler.
+    pub fn go_on(&mut self, cx: &mut Cx<'_>) {
+        if std::mem::take(&mut self.held_back) {
+            let serials: Vec<u64> = self.hosts.keys().copied().collect();
+            for serial in serials {
+                self.fill(cx, serial);
+            }
+            self.act(cx);
+        }
+    }
+
+    /// True when [`Functions::go_on`] has something to do as soon as there is room.
+    pub fn is_held_back(&self) -> bool {
+        self.held_back
     }
 
     /// Slots of a host for which nothing waits and in which nothing is.

@@ -222,6 +222,8 @@ pub struct Functions {
     outputs: Vec<CallOutput>,
     done: Vec<u32>,
     pass_due: Option<Instant>,
+    /// Hosts could take more, and too much waits to be told to the scheduler.
+    held_back: bool,
 }
 
 impl Functions {
@@ -244,6 +246,7 @@ impl Functions {
             outputs: Vec::new(),
             done: Vec::new(),
             pass_due: None,
+            held_back: false,
         })
     }
 
@@ -371,7 +374,11 @@ impl Functions {
         let lane = match self.by_key.get(&key) {
             Some(lane) => *lane,
             None => {
-                let opened = cx.machine.open_lane(ShapeId(shape)).ok_or_else(|| {
+                let opened = cx.machine.open_lane(ShapeId(shape)).or_else(|| {
+                    self.close_lanes(cx);
+                    cx.machine.open_lane(ShapeId(shape))
+                });
+                let opened = opened.ok_or_else(|| {
                     "the worker is too small for it, or has too many different functions at a time: use fewer programs and shapes in \
                      one run"
                         .to_owned()

@@ -292,7 +292,7 @@ impl Functions {
     }
 
     /// Forgets lanes that nothing is left of.
-    fn close_lanes(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn close_lanes(&mut self, cx: &mut Cx<'_>) {
         let idle: Vec<LaneId> =
             self.lanes.iter().filter(|(_, row)| row.hosts.is_empty() && row.homeless == 0).map(|(lane, _)| *lane).collect();
         for lane in idle {
