@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! $ CLIMATE_PYTHON=examples/climate/.venv/bin/python cargo run --release -p scalable --example fair
-//! rcp26: 1.8 K in 2100 (1.3 to 2.4 K)
-//! rcp85: 4.6 K in 2100 (3.6 to 5.7 K)
+//! rcp26: 1.6 K in 2100 (1.2 to 2.2 K)
+//! rcp85: 4.9 K in 2100 (3.7 to 6.2 K)
 //! ```
 
 #![allow(clippy::print_stdout, reason = "what an example has to say")]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! $ cargo run --release -p scalable --example sweep
-//! best of 101 evaluations: f(1.5000) = -2.2500
+//! best of 88 evaluations: f(1.5000) = -2.2500
 //! ```
 
 #![allow(clippy::print_stdout, reason = "what an example has to say")]

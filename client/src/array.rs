@@ -20,11 +20,11 @@ use crate::{Error, Value};
 /// # #[scalable::task] fn sum(values: Vec<u64>) -> u64 { values.iter().sum() }
 /// # async fn example(session: scalable::Session) -> Result<(), scalable::Error> {
 /// let squares = session.map(square, (0..100,)).await?;
-/// while let Some((index, square)) = squares.next_completed().await {
-///     println!("{index}: {}", square?);
+/// while let Some((index, result)) = squares.next_completed().await {
+///     println!("{index}: {}", result?);
 /// }
-/// let sum = session.submit(sum, (squares.all(),)).await?.await?;
-/// assert_eq!(sum, 328_350);
+/// let total = session.submit(sum, (squares.all(),)).await?.await?;
+/// assert_eq!(total, 328_350);
 /// # Ok(())
 /// # }
 /// ```

@@ -126,8 +126,8 @@ impl<K, T: Value> TaskSet<K, T> {
 /// # async fn example(session: scalable::Session) -> Result<(), scalable::Error> {
 /// let handles = vec![session.submit(square, (3,)).await?, session.submit(square, (4,)).await?];
 /// let mut completed = scalable::as_completed(handles);
-/// while let Some((position, square)) = completed.next().await {
-///     println!("{position}: {}", square?);
+/// while let Some((position, result)) = completed.next().await {
+///     println!("{position}: {}", result?);
 /// }
 /// # Ok(())
 /// # }

@@ -27,8 +27,8 @@ use crate::{Error, TaskError, Value, codec};
 /// # #[scalable::task] fn mean(values: Vec<f64>) -> f64 { 0.0 }
 /// # async fn example(session: scalable::Session) -> Result<(), scalable::Error> {
 /// let prepared = session.submit(prepare, ("table.csv",)).await?;
-/// let mean = session.submit(mean, (&prepared,)).await?;
-/// println!("{}", mean.await?);
+/// let result = session.submit(mean, (&prepared,)).await?;
+/// println!("{}", result.await?);
 /// # Ok(())
 /// # }
 /// ```

@@ -96,7 +96,7 @@ impl<F: Task, C: Cells> Map<'_, F, C> {
     /// # #[scalable::task] fn square(n: u64) -> u64 { n * n }
     /// # async fn example(session: scalable::Session) -> Result<(), scalable::Error> {
     /// let mut sum = 0;
-    /// session.map(square, (0..1_000_000_000,)).for_each(|_, square| Ok(sum += square?)).await?;
+    /// session.map(square, (0..1_000_000_000,)).for_each(|_, result| Ok(sum += result?)).await?;
     /// # Ok(())
     /// # }
     /// ```

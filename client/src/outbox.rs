@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 
 use scalable_proto::v1;
-use smallvec::SmallVec;
 
 use crate::arguments::{Kind, Shape, Source};
 
@@ -39,7 +38,7 @@ pub(crate) struct Elements {
     pub(crate) count: u32,
     pub(crate) args: Vec<u8>,
     pub(crate) args_end: Vec<u32>,
-    inputs: SmallVec<[Column; 4]>,
+    inputs: Vec<Column>,
 }
 
 impl Elements {
@@ -80,7 +79,6 @@ pub(crate) fn inputs_of(shape: Shape) -> impl Iterator<Item = usize> {
 
 /// A frame that waits.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly every entry is an append, and a box would be an allocation each")]
 enum Entry {
     Group { group: u32, spec: Box<v1::GroupSpec> },
     Append { group: u32, first: u32, elements: Elements, last: bool },
@@ -190,7 +188,6 @@ impl Outbox {
     }
 
     /// Appends many elements at once; gives them back when there is no room.
-    #[expect(clippy::result_large_err, reason = "what there is no room for goes back to whose it is")]
     pub(crate) fn append(&mut self, group: u32, elements: Elements, last: bool) -> Result<u32, Elements> {
         let cost = elements.bytes() + FRAME_BYTES;
         if self.bytes > 0 && self.bytes + cost > UNACKNOWLEDGED_BYTES_MAX {

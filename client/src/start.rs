@@ -76,8 +76,7 @@ impl Session {
             ..Default::default()
         };
         let (shared, run) = client.open_run(spec).await?;
-        let remote = Box::new(Remote::new(client, run, directory));
-        Ok(Session::new(shared, Backend::Remote(remote), processes, components))
+        Ok(Session::new(shared, Backend::Remote(Box::new(Remote::new(client, run, directory))), processes, components))
     }
 }
 

@@ -131,7 +131,7 @@ fn text_of(value: &Expr) -> Option<String> {
 }
 
 fn unknown_or(key: &Ident, message: String) -> syn::Error {
-    let known = KNOWN.split(", ").any(|word| *key == word.trim_end_matches("(…)"));
+    let known = KNOWN.split(", ").any(|word| key == word.trim_end_matches("(…)"));
     if known && !message.is_empty() {
         syn::Error::new(key.span(), message)
     } else {

@@ -18,6 +18,7 @@ use scalable_proto::v1;
 use tokio::sync::mpsc;
 
 use super::book::{Book, Group};
+use super::deliver::Ends;
 use super::lanes::{Drive, Job, Lanes, Told, Unwanted};
 use super::{Blob, LocalBuilder, convert};
 use crate::host::Driver;
@@ -58,26 +59,19 @@ struct Attempt {
 
 /// What is told of an attempt that ended badly.
 #[derive(Clone, Debug)]
-struct Failure {
-    attempt: u32,
-    worker: usize,
-    report: v1::AttemptReport,
+pub(super) struct Failure {
+    pub(super) attempt: u32,
+    pub(super) worker: usize,
+    pub(super) report: v1::AttemptReport,
 }
 
-/// Results of one group on their way.
-#[derive(Debug, Default)]
-struct Ends {
-    batch: v1::ResultBatch,
-    bytes: Vec<u8>,
-}
-
-struct Engine {
-    shared: Arc<Shared>,
+pub(super) struct Engine {
+    pub(super) shared: Arc<Shared>,
     registry: Registry,
     machine: Scheduler,
     begun: Instant,
-    run: RunId,
-    book: Book,
+    pub(super) run: RunId,
+    pub(super) book: Book,
     workers: Vec<Arc<Lanes>>,
     attempts: FxHashMap<u64, Attempt>,
     deadlines: BTreeSet<(Micros, u64)>,
@@ -86,8 +80,8 @@ struct Engine {
     failures: FxHashMap<u32, Failure>,
     next_mark: u32,
     /// How a task's latest attempt failed, until the task is over.
-    last: FxHashMap<TaskRef, Failure>,
-    ends: FxHashMap<u32, Ends>,
+    pub(super) last: FxHashMap<TaskRef, Failure>,
+    pub(super) ends: FxHashMap<u32, Ends>,
     jobs: Vec<Vec<Job>>,
     outbox: Outbox,
 }
@@ -477,50 +471,6 @@ impl Engine {
         }
     }
 
-    /// A task is over: `add` writes its result.
-    fn end(&mut self, task: TaskRef, add: impl FnOnce(&mut Ends)) {
-        let Some(group) = self.book.get(task.group) else { return };
-        let (ordinal, run) = (group.ordinal, self.run.0);
-        let ends = self.ends.entry(ordinal).or_insert_with(|| {
-            let batch = v1::ResultBatch { run, group: ordinal, ..Default::default() };
-            Ends { batch, bytes: Vec::new() }
-        });
-        ends.batch.index.push(task.index);
-        add(ends);
-        // A batch is sent long before it has so many bytes: results of 4 GiB cannot be.
-        ends.batch.result_end.push(ends.bytes.len() as u32);
-        if ends.bytes.len() > 64 << 20 {
-            self.deliver();
-        }
-    }
-
-    fn failed(&mut self, task: TaskRef, attempts: u32, class: OutcomeClass) {
-        let failure = self.last.remove(&task);
-        let (attempt, worker) = failure.as_ref().map_or((attempts, String::new()), |f| (f.attempt, worker_name(f.worker)));
-        let report = failure.map(|failure| failure.report);
-        self.error(task, v1::TaskError { class: class.number(), attempt, worker, report, ..Default::default() });
-    }
-
-    fn skipped(&mut self, task: TaskRef, class: OutcomeClass, root: Option<TaskRef>) {
-        self.last.remove(&task);
-        let root_group = root.and_then(|root| self.book.get(root.group)).map_or(0, |group| group.ordinal);
-        let root_index = root.map_or(0, |root| root.index);
-        self.error(task, v1::TaskError { class: class.number(), root_group, root_index, ..Default::default() });
-    }
-
-    fn error(&mut self, task: TaskRef, error: v1::TaskError) {
-        self.end(task, |ends| {
-            let at = ends.batch.index.len() as u32 - 1;
-            ends.batch.others.push(v1::OtherEnd { at, end: Some(v1::other_end::End::Error(error)) });
-        });
-    }
-
-    fn deliver(&mut self) {
-        for (_, ends) in self.ends.drain() {
-            self.shared.results(v1::ResultBatch { results: ends.bytes.into(), ..ends.batch });
-        }
-    }
-
     /// Gives calls to threads and results to the session.
     fn hand_over(&mut self) {
         for (worker, jobs) in self.workers.iter().zip(&mut self.jobs).filter(|(_, jobs)| !jobs.is_empty()) {
@@ -530,7 +480,7 @@ impl Engine {
     }
 }
 
-fn worker_name(number: usize) -> String {
+pub(super) fn worker_name(number: usize) -> String {
     format!("local-{number}")
 }
 

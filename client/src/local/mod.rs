@@ -6,6 +6,7 @@
 
 mod book;
 mod convert;
+mod deliver;
 mod engine;
 mod lanes;
 

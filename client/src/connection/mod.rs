@@ -1,7 +1,9 @@
 //! The client's connection: one task that owns both streams, keeps what is not acknowledged, and makes the connection again when
 //! it breaks. Everything a caller asks for arrives as a [`Command`] and is answered by a channel or a [`Feed`].
 
-use std::collections::{HashMap, VecDeque};
+mod open;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use crate::outgoing::{Extra, Outgoing};
 use crate::shared::Shared;
 use crate::watch::Feed;
 use crate::{Error, Submitted};
+use open::{Open, take_open_frame, woken};
 
 /// A connection that cannot be made again for so long is lost.
 const LOST_AFTER: Duration = Duration::from_secs(30);
@@ -131,21 +134,6 @@ pub(crate) struct Connection {
     watches: Vec<(String, Feed)>,
     open: Option<Open>,
     commands: mpsc::Receiver<Command>,
-}
-
-/// An open run.
-struct Open {
-    shared: Arc<Shared>,
-    /// Numbers of its frames that were sent and are not acknowledged.
-    under_way: VecDeque<u64>,
-}
-
-impl Open {
-    /// True when nobody has to do with it any more and everything was said.
-    fn is_done(&self) -> bool {
-        self.shared.over().is_some()
-            || (self.shared.is_abandoned() && self.under_way.is_empty() && !self.shared.outbox().has_next())
-    }
 }
 
 impl Connection {
@@ -441,43 +429,7 @@ impl Connection {
                 self.control.push(ControlBody::Watch(v1::Watch { run: run.clone() }));
                 self.watches.push((run, feed));
             }
-            Command::Attach { open } => self.open = Some(Open { shared: open, under_way: VecDeque::new() }),
-        }
-    }
-
-    /// True when the open run has a frame for data; else it wakes this task when it has one.
-    fn has_open_frame(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| {
-            let mut outbox = open.shared.outbox();
-            outbox.idle = !outbox.has_next();
-            !outbox.idle
-        })
-    }
-
-    /// Queues for control what the open run has to say there.
-    fn say_words(&mut self) {
-        let Some(open) = &self.open else { return };
-        let mut outbox = open.shared.outbox();
-        while let Some(word) = outbox.take_word() {
-            self.control.push(word);
-        }
-        drop(outbox);
-        if let Some(weight) = open.shared.taken() {
-            self.control.push(ControlBody::Taken(v1::ResultsTaken { weight }));
-        }
-    }
-
-    /// Everything up to `seq` of data is acknowledged.
-    fn data_acked(&mut self, seq: u64) {
-        self.data.acked(seq);
-        let Some(open) = &mut self.open else { return };
-        let mut outbox = None;
-        while open.under_way.front().is_some_and(|frame| *frame <= seq) {
-            open.under_way.pop_front();
-            outbox.get_or_insert_with(|| open.shared.outbox()).acknowledged();
-        }
-        if outbox.take().is_some() {
-            open.shared.made_room();
+            Command::Attach { open } => self.open = Some(Open::new(open)),
         }
     }
 
@@ -576,19 +528,6 @@ async fn broken_for_good(broken: Option<&(Error, Instant)>) -> Error {
             tokio::time::sleep_until(*until).await;
             error.clone()
         }
-        None => std::future::pending().await,
-    }
-}
-
-/// Takes the open run's next frame.
-fn take_open_frame(open: Option<&Open>) -> Option<DataJob> {
-    open?.shared.outbox().take().map(|body| DataJob::Open(Box::new(body)))
-}
-
-/// Completes when the open run may have something to say.
-async fn woken(open: Option<&Open>) {
-    match open {
-        Some(open) => open.shared.wake.notified().await,
         None => std::future::pending().await,
     }
 }
