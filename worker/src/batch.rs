@@ -45,12 +45,12 @@ impl Batch {
         self.bytes >= BACKLOG_BYTES
     }
 
-    /// The oldest batch.
-    pub fn take(&mut self) -> WorkerBatch {
+    /// The oldest batch, and about how many bytes it has.
+    pub fn take(&mut self) -> (WorkerBatch, usize) {
         let Growing { mut batch, values, size } = self.batches.pop_front().unwrap_or_default();
         self.bytes -= size;
         batch.results = values.into();
-        batch
+        (batch, size)
     }
 
     /// Nobody wants to hear it any more.
@@ -140,7 +140,7 @@ mod tests {
         }
         let mut events = Vec::new();
         while !batch.is_empty() {
-            let one = batch.take();
+            let (one, _) = batch.take();
             assert_eq!((one.handle.len(), one.attempt.len()), (one.event.len(), one.event.len()));
             assert_eq!(one.reports.len(), one.event.iter().filter(|e| **e == FINISHED).count());
             assert_eq!(one.brief.len(), 5 * one.event.iter().filter(|e| **e == SUCCEEDED).count());

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use prost::Message;
 use scalable_core::link::{Arrival, Receiver, Sender};
 use scalable_proto::v1::{
     Acks, Bind, Hello, ProtocolRange, Resources, SchedulerControl, SchedulerData, WorkerBatch, WorkerControl, WorkerData,
@@ -316,11 +315,11 @@ impl Link {
     }
 
     /// Sends a batch, now or when the connection is back. To be asked before: [`Link::takes_batches`].
-    pub fn send_batch(&mut self, batch: WorkerBatch) {
+    /// `bytes` is about its size: to measure it would cost as much as to encode it.
+    pub fn send_batch(&mut self, batch: WorkerBatch, bytes: usize) {
         let Ok(frame) = self.to_data.push(|seq| WorkerData { seq, body: Some(worker_data::Body::Batch(batch)) }) else {
             return self.forget(Instant::now());
         };
-        let bytes = frame.encoded_len();
         self.data_bytes_sum += bytes;
         self.data_bytes.push_back((frame.seq, bytes));
         if let Some(out) = self.data.up() {

@@ -347,7 +347,8 @@ impl Agent {
     fn flush(&mut self) -> bool {
         let mut sent = false;
         while !self.batch.is_empty() && self.link.takes_batches() {
-            self.link.send_batch(self.batch.take());
+            let (batch, bytes) = self.batch.take();
+            self.link.send_batch(batch, bytes);
             sent = true;
         }
         if self.functions.is_held_back() && !self.batch.is_long() {

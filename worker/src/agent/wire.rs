@@ -13,6 +13,24 @@ use crate::attempt::{Attempt, Order};
 use crate::connection::Arrived;
 use crate::link::Said;
 
+/// Columns of a dispatch that stand for more than they hold: one entry for all, or nothing for what follows from the others.
+fn spread(batch: &mut DispatchBatch) {
+    fn one_for_all<T: Copy>(column: &mut Vec<T>, count: usize) {
+        if let [value] = column[..] {
+            column.resize(count, value);
+        }
+    }
+    let count = batch.handle.len();
+    one_for_all(&mut batch.group, count);
+    one_for_all(&mut batch.attempt, count);
+    one_for_all(&mut batch.shape, count);
+    one_for_all(&mut batch.timeout_ms, count);
+    if batch.task_id.is_empty() {
+        batch.task_id =
+            batch.group.iter().zip(&batch.index).map(|(group, index)| u64::from(*group) << 32 | u64::from(*index)).collect();
+    }
+}
+
 impl Agent {
     pub(super) fn arrived(&mut self, arrived: Arrived) {
         let mut said = Vec::new();
@@ -109,7 +127,8 @@ impl Agent {
         }
     }
 
-    fn dispatch(&mut self, batch: DispatchBatch) -> Result<(), String> {
+    fn dispatch(&mut self, mut batch: DispatchBatch) -> Result<(), String> {
+        spread(&mut batch);
         let DispatchBatch { handle, group, index, attempt, shape, timeout_ms, task_id, fence, .. } = &batch;
         let count = handle.len();
         let columns = [group.len(), index.len(), attempt.len(), shape.len(), timeout_ms.len(), task_id.len(), fence.len()];

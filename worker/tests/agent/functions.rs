@@ -72,12 +72,13 @@ impl Fake {
         }
         self.data(scheduler_data::Body::Dispatch(DispatchBatch {
             handle: handles.to_vec(),
-            group: vec![group; calls.len()],
+            // As the scheduler sends what is the same for all.
+            group: vec![group],
             index: calls.iter().map(|(index, _)| *index).collect(),
             attempt: vec![1; calls.len()],
             shape: vec![shape; calls.len()],
-            timeout_ms: vec![timeout_ms; calls.len()],
-            task_id: calls.iter().map(|(index, _)| u64::from(group) << 32 | u64::from(*index)).collect(),
+            timeout_ms: vec![timeout_ms],
+            task_id: Vec::new(),
             fence: handles.iter().map(|handle| handle & 0xFFFF_FFFF).collect(),
             args_end,
             args: args.into(),
