@@ -25,8 +25,8 @@ fn growing(name: &str) -> GroupSpec {
     }
 }
 
-/// When, in which order, on which worker, and what: handle, attempt, task.
-type End = (Micros, u64, usize, u64, u32, TaskRef);
+/// An attempt that executes: its end, its order, its worker, its handle, its number and its task.
+type Executing = (Micros, u64, usize, u64, u32, TaskRef);
 
 /// A cluster in virtual time: every worker executes what it was sent in order, as many at a time as it has cpus.
 struct Cluster {
@@ -36,7 +36,7 @@ struct Cluster {
     slots: usize,
     /// What each worker was sent and has not started, and how many it executes.
     queues: Vec<(std::collections::VecDeque<Dispatch>, usize)>,
-    ends: BinaryHeap<Reverse<End>>,
+    ends: BinaryHeap<Reverse<Executing>>,
     order: u64,
     ended: Vec<(Micros, TaskRef)>,
     restored: u32,
