@@ -147,16 +147,17 @@ pub fn group(wire: &v1::GroupSpec, ordinal: usize, names: &mut Names) -> Result<
             }
             None => return Err(malformed(format!("group `{}` has a dependency without a kind", wire.name))),
         };
-        let reads = |input: &v1::Input| input.source.as_ref().is_some_and(|source| source.group == dependency.group);
-        let data = template.inputs.iter().any(reads);
+        // What commands read are files, which the machine does not keep.
+        let data = sources_of_function(template).any(|source| source.group == dependency.group);
         dependencies.push(Dependency { group: earlier(dependency.group)?, kind, data });
     }
     for source in sources_of_function(template) {
         let kind = match &source.select {
             Some(v1::input_source::Select::All(_)) => DependencyKind::Whole,
             Some(v1::input_source::Select::Projection(projection)) => DependencyKind::Projection(axes(projection)),
+            Some(v1::input_source::Select::Index(index)) => DependencyKind::One(*index),
             // Said with each append.
-            Some(v1::input_source::Select::Index(_) | v1::input_source::Select::Element(_)) | None => continue,
+            Some(v1::input_source::Select::Element(_)) | None => continue,
         };
         dependencies.push(Dependency { group: earlier(source.group)?, kind, data: true });
     }

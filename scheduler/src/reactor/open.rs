@@ -137,7 +137,6 @@ impl Reactor {
             made.edges.extend((0..frame.count).map(edge));
             made.sources.push(Sources { input: input.input, tasks });
         }
-        made.edges.extend(self.fixed_edges(run, group, frame)?);
         let after = self.tasks(run, &frame.after_group, &frame.after_index)?;
         if after.len() != frame.after_element.len() || frame.after_element.iter().any(|&element| element >= frame.count) {
             return Err("the columns of an append do not fit together");
@@ -148,25 +147,6 @@ impl Reactor {
             return Err("an element waits for itself or a later one");
         }
         Ok(made)
-    }
-
-    /// What every element of the group reads of one task.
-    fn fixed_edges(&self, run: RunId, group: GroupId, frame: &v1::Append) -> Result<Vec<Edge>, &'static str> {
-        let Some(template) = self.groups.get(&group).and_then(|group| group.spec.template.as_ref()) else {
-            return Ok(Vec::new());
-        };
-        let (mut groups, mut indices) = (Vec::new(), Vec::new());
-        for source in convert::sources_of_function(template) {
-            if let Some(v1::input_source::Select::Index(index)) = source.select {
-                groups.push(source.group);
-                indices.push(index);
-            }
-        }
-        let tasks = self.tasks(run, &groups, &indices)?;
-        let elements = frame.first..frame.first + frame.count;
-        let edges =
-            tasks.iter().flat_map(|&upstream| elements.clone().map(move |element| Edge { element, upstream, data: true }));
-        Ok(edges.collect())
     }
 
     fn tasks(&self, run: RunId, groups: &[u32], indices: &[u32]) -> Result<Vec<TaskRef>, &'static str> {

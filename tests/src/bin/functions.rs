@@ -84,7 +84,8 @@ async fn drive(words: &[&str]) -> Result<(), Error> {
             let three = session.submit(add, (1, 2)).await?;
             let five = session.submit(add, (&three, 2)).await?;
             let six = session.submit(later, (&five,)).await?;
-            println!("{} {} {}", three.await?, five.await?, six.await?);
+            let shifted = session.map(add, (&three, 0..10_u64)).await?.gather().await?;
+            println!("{} {} {} {}", three.await?, five.await?, six.await?, shifted.iter().sum::<u64>());
             let doubled = session.map(double, (0..1000_u64,)).await?;
             let total = session.submit(sum, (doubled.all(),)).await?;
             println!("{}", total.await?);

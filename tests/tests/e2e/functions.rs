@@ -26,7 +26,7 @@ fn lines(finished: &Finished) -> Vec<&str> {
 fn results_come_back_and_feed_others() {
     let sandbox = Sandbox::new();
     let finished = drive(&sandbox, &["results"]);
-    assert_eq!(lines(&finished), ["3 5 6", "999000", "true"]);
+    assert_eq!(lines(&finished), ["3 5 6 75", "999000", "true"]);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_program_reaches_workers_that_cannot_see_it() {
     let mut driver = sandbox.command(&program);
     driver.arg("results").env("SCALABLE_ADDRESS", &address).env("SCALABLE_TOKEN_FILE", sandbox.path("token"));
     let finished = Running::start(driver, &sandbox.path("."), "driver").wait().expect(0);
-    assert_eq!(lines(&finished), ["3 5 6", "999000", "true"]);
+    assert_eq!(lines(&finished), ["3 5 6 75", "999000", "true"]);
     worker.signal(Signal::SIGTERM);
     worker.wait();
     scheduler.signal(Signal::SIGTERM);
