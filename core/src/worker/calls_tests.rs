@@ -573,10 +573,10 @@ proptest! {
         }
         for round in 0.. {
             prop_assert!(round < 20_000, "something waits for ever");
-            for lane in 0..3 {
+            for (lane, id) in lanes.into_iter().enumerate() {
                 if world.granted[lane] > 0 {
                     let fresh = world.fresh[lane];
-                    let fed = feed(&mut world.worker, lanes[lane], world.granted[lane], fresh);
+                    let fed = feed(&mut world.worker, id, world.granted[lane], fresh);
                     if !fed.is_empty() {
                         world.fresh[lane] = 0;
                     }
