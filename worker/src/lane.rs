@@ -549,8 +549,12 @@ fn signal(pid: i32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// A child that has only just been made has no group yet: then it is signalled itself.
 fn signal_group(pid: i32, number: i32) {
-    signal(-pid, number);
+    // SAFETY: no memory is involved.
+    if unsafe { libc::kill(-pid, number) } != 0 && Errno::last() == Errno::ESRCH {
+        signal(pid, number);
+    }
 }
 
 fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {

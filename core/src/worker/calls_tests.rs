@@ -573,7 +573,7 @@ proptest! {
         }
         for round in 0.. {
             prop_assert!(round < 20_000, "something waits for ever");
-            for (lane, &id) in lanes.iter().enumerate() {
+            for (lane, id) in lanes.into_iter().enumerate() {
                 if world.granted[lane] > 0 {
                     let fresh = world.fresh[lane];
                     let fed = feed(&mut world.worker, id, world.granted[lane], fresh);
