@@ -27,17 +27,17 @@ fn ends(count: u32) -> Vec<u32> {
 /// What a scheduler makes of it for a worker: rows in a slab, first attempts, one shape, no deadline.
 pub fn dispatch(append: v1::Append) -> v1::DispatchBatch {
     let v1::Append { first, count, args_end, args, .. } = append;
-    let n = count as usize;
     let ids = |high: u64| (first..first + count).map(|index| high << 32 | u64::from(index)).collect();
     v1::DispatchBatch {
         handle: ids(1),
-        group: vec![1; n],
+        // What is the same for all is sent once.
+        group: vec![1],
         index: (first..first + count).collect(),
-        attempt: vec![1; n],
-        shape: vec![1; n],
-        timeout_ms: vec![0; n],
-        task_id: ids(1),
-        fence: vec![1; n],
+        attempt: vec![1],
+        shape: vec![1],
+        timeout_ms: vec![0],
+        task_id: Vec::new(),
+        fence: ids(0),
         args_end,
         args,
     }
@@ -48,7 +48,7 @@ pub fn execute(batch: v1::DispatchBatch) -> v1::WorkerBatch {
     let n = batch.handle.len();
     v1::WorkerBatch {
         handle: batch.handle,
-        attempt: batch.attempt,
+        attempt: vec![1; n],
         event: vec![3; n],
         result_end: batch.args_end,
         results: batch.args,

@@ -124,6 +124,8 @@ pub struct Reactor {
     /// Frames that the reports of this flush are slices of.
     result_frames: Vec<Bytes>,
     peers: results::Peers,
+    /// The group that was touched last since watchers were told.
+    touched: Option<GroupId>,
     /// How the last attempt of a task ended whose own end follows in the outbox.
     last_error: Option<(TaskRef, v1::TaskError)>,
     pending_submits: FxHashMap<[u8; 16], clients::PendingSubmit>,
@@ -173,6 +175,7 @@ impl Reactor {
             reports: Vec::new(),
             result_frames: Vec::new(),
             peers: results::Peers::default(),
+            touched: None,
             last_error: None,
             pending_submits: FxHashMap::default(),
             records: surroundings.records.clone(),
@@ -383,6 +386,7 @@ impl Reactor {
             client.flush();
         }
         self.drop_overflowed();
+        self.touched = None;
         self.push_progress();
     }
 

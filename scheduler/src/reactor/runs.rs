@@ -280,6 +280,10 @@ impl Reactor {
     }
 
     pub(super) fn touch(&mut self, group: GroupId) {
+        // Most of what happens in one flush happens to one group.
+        if self.touched.replace(group) == Some(group) {
+            return;
+        }
         if let Some(run) = self.groups.get(&group).and_then(|group| self.runs.get_mut(&group.run)) {
             run.dirty = true;
         }

@@ -89,6 +89,10 @@ impl WorkerSession {
     fn send_batch(&mut self) {
         if !self.batch.handle.is_empty() {
             let mut batch = std::mem::take(&mut self.batch);
+            shorten(&mut batch.group);
+            shorten(&mut batch.attempt);
+            shorten(&mut batch.shape);
+            shorten(&mut batch.timeout_ms);
             if !batch.args_end.is_empty() {
                 batch.args_end.resize(batch.handle.len(), self.args.len() as u32);
                 batch.args = std::mem::take(&mut self.args).into();
@@ -420,7 +424,6 @@ impl Reactor {
         batch.attempt.push(dispatch.attempt);
         batch.shape.push(dispatch.shape.0);
         batch.timeout_ms.push(dispatch.timeout.div_ceil(SECOND / 1000));
-        batch.task_id.push(dispatch.task.id());
         batch.fence.push(dispatch.fence);
         worker.push_args(args);
         if worker.batch.handle.len() >= DISPATCHES_PER_FRAME_MAX || worker.args.len() >= ARGS_PER_FRAME_MAX {
@@ -508,6 +511,15 @@ impl Reactor {
 
     pub(super) fn worker_name(&self, session: SessionId) -> Arc<str> {
         self.workers.get(&session).map_or_else(|| Arc::from("?"), |worker| worker.name.clone())
+    }
+}
+
+/// A column with one value for all tasks is sent as that value.
+fn shorten<T: PartialEq>(column: &mut Vec<T>) {
+    if let [first, rest @ ..] = column.as_slice()
+        && rest.iter().all(|value| value == first)
+    {
+        column.truncate(1);
     }
 }
 

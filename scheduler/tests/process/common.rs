@@ -90,6 +90,11 @@ pub fn hello(session: u64, epoch: u64, received: v1::Acks) -> v1::Hello {
 /// Both ends of a worker's control stream, and what it was greeted with.
 pub type ControlEnds = (mpsc::UnboundedSender<v1::WorkerControl>, Streaming<v1::SchedulerControl>, v1::Welcome);
 
+/// A column of a dispatch as it is meant: one value stands for all tasks.
+pub fn spread(column: &[u32], tasks: usize) -> Vec<u32> {
+    if column.len() == 1 { vec![column[0]; tasks] } else { column.to_vec() }
+}
+
 /// Opens a worker's control stream.
 pub async fn open_control(client: &mut WorkerServiceClient<Authorized>, hello: v1::Hello) -> ControlEnds {
     let (out, outgoing) = mpsc::unbounded_channel();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::common::{Authorized, Scheduler, channel, hello, open_control, open_data};
+use crate::common::{Authorized, Scheduler, channel, hello, open_control, open_data, spread};
 use scalable_proto::v1;
 use scalable_proto::v1::client_data::Body as Data;
 use scalable_proto::v1::client_results::Body as Told;
@@ -179,7 +179,8 @@ impl Worker {
     }
 
     fn execute(&mut self, batch: &v1::DispatchBatch) {
-        let mut done = v1::WorkerBatch { handle: batch.handle.clone(), attempt: batch.attempt.clone(), ..Default::default() };
+        let mut done = v1::WorkerBatch { handle: batch.handle.clone(), ..Default::default() };
+        done.attempt = spread(&batch.attempt, batch.handle.len());
         let (mut results, mut start) = (Vec::new(), 0);
         for (at, handle) in batch.handle.iter().enumerate() {
             let end = batch.args_end.get(at).copied().unwrap_or(0);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::common::{Authorized, Scheduler, channel, hello, open_control, open_data};
+use crate::common::{Authorized, Scheduler, channel, hello, open_control, open_data, spread};
 use scalable_core::link::{Arrival, Receiver, Sender};
 use scalable_proto::v1;
 use scalable_proto::v1::client_service_client::ClientServiceClient;
@@ -140,7 +140,8 @@ impl Worker {
                         Arrival::Gap => panic!("a frame on data is lost"),
                     }
                     let Some(v1::scheduler_data::Body::Dispatch(batch)) = frame.body else { continue };
-                    for (handle, attempt) in batch.handle.into_iter().zip(batch.attempt) {
+                    let attempts = spread(&batch.attempt, batch.handle.len());
+                    for (handle, attempt) in batch.handle.into_iter().zip(attempts) {
                         assert!(self.handles.insert(handle), "an attempt was dispatched twice");
                         let started = v1::WorkerBatch { handle: vec![handle], attempt: vec![attempt], event: vec![0], ..Default::default() };
                         self.send_data(started, countdown).await;

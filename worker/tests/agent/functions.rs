@@ -267,7 +267,12 @@ async fn a_tight_loop_ends_when_it_is_cancelled_or_out_of_time() {
     let (began, gate) = (fake.gate("spins"), fake.gate("gate"));
     let neighbour = fake.call(3, 0, &text(&gate));
     appears(&gate).await;
-    let first = std::fs::read_to_string(&gate).expect("there");
+    // The file is there a moment before its content.
+    let mut first = String::new();
+    while first.is_empty() {
+        tokio::task::yield_now().await;
+        first = std::fs::read_to_string(&gate).expect("there");
+    }
     let spin = fake.call(2, 0, &text(&began));
     appears(&began).await;
     fake.control(scheduler_control::Body::Cancel(CancelAttempts { handles: vec![spin], reason: "test".into() }));
