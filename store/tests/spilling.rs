@@ -41,16 +41,21 @@ fn the_least_recently_used_are_spilled_and_come_back() {
 
     let back = store.load(id(2)).wait().unwrap();
     assert_eq!(back.bytes().unwrap(), bytes(MIB as usize, 2));
-    assert_eq!(store.usage().spilled_bytes, MIB);
+    assert!(!on_disk(&store, 2));
+    assert!(store.usage().spilled_bytes <= 2 * MIB, "at most one other has made room for it");
     drop(back);
     for index in 0..7 {
         assert!(store.drop_object(id(index)) && !store.drop_object(id(index)));
         assert_eq!(store.load(id(index)).wait().unwrap_err(), LoadError::Gone);
     }
-    let usage = store.usage();
-    assert_eq!((usage.memory_bytes, usage.spilled_bytes, usage.objects), (0, 0, 0));
+    // One that was being written when it was dropped is let go of when that is done.
+    let held = || {
+        let usage = store.usage();
+        (usage.memory_bytes, usage.spilled_bytes, usage.objects)
+    };
+    eventually("nothing is held", || held() == (0, 0, 0));
     let directory = world.root.path().join("s");
-    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1, "only the lock is left");
+    eventually("only the lock is left", || std::fs::read_dir(&directory).unwrap().count() == 1);
     drop(store);
     assert!(!directory.exists());
 }
@@ -64,8 +69,8 @@ fn replicas_are_forgotten_instead() {
         let content = store.pool().take(MIB as usize).unwrap().freeze();
         drop(store.insert(id(index), content, Keep::Replica).unwrap());
     }
-    eventually("down to 50 %", || store.usage().memory_bytes <= 5 * MIB);
-    assert!(on_disk(&store, 0));
+    // Down to 50 %, or with the last one, which came later, to what is allowed.
+    eventually("no more than is allowed", || store.usage().memory_bytes <= 6 * MIB && on_disk(&store, 0));
     assert!(matches!(store.get(id(1)), Lookup::Gone));
     assert!(matches!(store.get(id(7)), Lookup::Here(_)));
 }
