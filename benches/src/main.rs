@@ -1,8 +1,15 @@
 //! Measurements, each a table for people and JSON for machines.
 //!
+//!     cargo run --release -p benches -- table [--quick] [--no-peers] [--only ID,...] [--json FILE]
 //!     cargo run --release -p benches -- spawn [--json FILE]
+//!
+//! README.md beside `src` says what each row of the table means.
 
+mod limits;
+mod ours;
+mod peers;
 mod spawn;
+mod table;
 mod whole;
 
 use std::path::PathBuf;
@@ -18,6 +25,18 @@ struct Options {
 
 #[derive(Subcommand)]
 enum What {
+    /// The table of speed: ours beside what the machine can do and what peers reach.
+    Table(table::TableOptions),
+    /// One row of the table, as JSON.
+    #[command(hide = true)]
+    Row(table::RowOptions),
+    /// A process of a limit.
+    #[command(hide = true)]
+    Role {
+        role: limits::role::Role,
+        /// Where it connects to.
+        peer: Option<String>,
+    },
     /// What a no-op command task costs beside a bare posix_spawn-and-wait loop.
     Spawn {
         /// Also write the rows to this file.
@@ -36,7 +55,12 @@ enum What {
 }
 
 fn main() -> anyhow::Result<()> {
+    // This program is the host of its own functions.
+    scalable::init!();
     match Options::parse().what {
+        What::Table(options) => table::run(&options),
+        What::Row(options) => table::run_row(&options),
+        What::Role { role, peer } => role.play(peer.as_deref()),
         What::Spawn { json, count, rounds, only } => spawn::run(json.as_deref(), count, rounds, &only),
     }
 }

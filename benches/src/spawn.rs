@@ -26,7 +26,8 @@ use crate::whole::{Tasks, Whole};
 
 /// Slots: the figure is for two.
 const SLOTS: u32 = 2;
-const TRUE: &[&CStr] = &[c"/bin/true"];
+/// The program of the rows that do nothing.
+pub const TRUE: &[&CStr] = &[c"/bin/true"];
 const ECHO: &[&CStr] = &[c"/bin/echo", c"a line"];
 
 #[derive(Serialize)]
@@ -121,7 +122,7 @@ fn median(values: &mut [f64]) -> f64 {
 }
 
 /// Two threads, each a loop of `posix_spawn` with /dev/null on all three streams and `waitpid`.
-fn baseline(count: u32, argv: &'static [&'static CStr]) -> Result<Duration> {
+pub fn baseline(count: u32, argv: &'static [&'static CStr]) -> Result<Duration> {
     let begin = Instant::now();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..SLOTS).map(|_| scope.spawn(move || spawn_loop(count / SLOTS, argv))).collect();
@@ -168,7 +169,16 @@ fn lane(count: u32, argv: &[&str]) -> Result<Duration> {
         while started < count && lane.len() < SLOTS as usize {
             let prepared = Prepared::new(argv.iter().map(OsStr::new), environment.clone(), Vec::new(), None)?;
             let (stdout, stderr) = (Stream::Capture, Stream::Capture);
-            let job = Job { serial: u64::from(started), prepared, stdin: None, stdout, stderr, cgroup: None, marker: Vec::new() };
+            let job = Job {
+                serial: u64::from(started),
+                prepared,
+                fourth: None,
+                stdin: None,
+                stdout,
+                stderr,
+                cgroup: None,
+                marker: Vec::new(),
+            };
             lane.start(job)?;
             started += 1;
         }

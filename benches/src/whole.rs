@@ -1,4 +1,4 @@
-//! A real scheduler and a real worker with two slots, as processes of their own, and runs submitted to them.
+//! A real scheduler and real workers, as processes of their own, and runs of commands submitted to them.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -22,10 +22,23 @@ pub struct Tasks {
     pub memory: u64,
 }
 
-/// The two processes and a client of them; all end when this is dropped.
+/// Which workers.
+#[derive(Clone, Copy, Debug)]
+pub struct Workers {
+    /// How many processes.
+    pub number: u32,
+    /// Slots of each.
+    pub cpus: u32,
+}
+
+/// The processes and a client of them; all end when this is dropped.
 pub struct Whole {
     scheduler: Child,
-    worker: Option<Child>,
+    workers: Vec<Child>,
+    /// Where the scheduler listens.
+    pub address: String,
+    /// What it asks for.
+    pub token: String,
     client: Client,
     runtime: tokio::runtime::Runtime,
     directory: tempfile::TempDir,
@@ -33,9 +46,13 @@ pub struct Whole {
 }
 
 impl Whole {
-    /// Builds the two programs like this one and starts them. `worker_arguments` come on top of two cpus.
+    /// Builds the programs like this one and starts them, with one worker of two cpus and `worker_arguments`.
     pub fn start(worker_arguments: &[&str]) -> Result<Self> {
-        let programs = build()?;
+        Self::with(&build()?, Workers { number: 1, cpus: 2 }, worker_arguments)
+    }
+
+    /// Starts scheduler and workers; their programs lie in `programs`.
+    pub fn with(programs: &Path, workers: Workers, worker_arguments: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let token_file = directory.path().join("token");
         let token = "0123456789abcdef".repeat(4);
@@ -61,18 +78,31 @@ impl Whole {
         });
         let (client, address) = connected.inspect_err(|_| drop(scheduler.kill()))?;
         // From here on dropping it ends the scheduler.
-        let mut whole = Whole { scheduler, worker: None, client, runtime, directory, runs: 0 };
-        let worker = Command::new(programs.join("scalable-worker"))
-            .args(["--address", &address, "--name", "bench", "--cpus", "2", "--memory", "4GiB", "--token-file"])
-            .arg(&token_file)
-            .args(worker_arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("start scalable-worker")?;
-        whole.worker = Some(worker);
+        let mut whole = Whole { scheduler, workers: Vec::new(), address, token, client, runtime, directory, runs: 0 };
+        for number in 0..workers.number {
+            let worker = Command::new(programs.join("scalable-worker"))
+                .args(["--address", &whole.address, "--memory", "4GiB", "--token-file"])
+                .arg(&token_file)
+                .args(["--name", &format!("bench-{number}"), "--cpus", &workers.cpus.to_string()])
+                .args(worker_arguments)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .context("start scalable-worker")?;
+            whole.workers.push(worker);
+        }
         Ok(whole)
+    }
+
+    /// The scheduler's process.
+    pub fn scheduler_pid(&self) -> u32 {
+        self.scheduler.id()
+    }
+
+    /// The workers' processes, without those that they have started.
+    pub fn worker_pids(&self) -> impl Iterator<Item = u32> {
+        self.workers.iter().map(Child::id)
     }
 
     /// Wall time of a run of `count` such tasks, from its submit to its end.
@@ -114,7 +144,7 @@ impl Whole {
 
 impl Drop for Whole {
     fn drop(&mut self) {
-        for child in [self.worker.as_mut(), Some(&mut self.scheduler)].into_iter().flatten() {
+        for child in self.workers.iter_mut().chain([&mut self.scheduler]) {
             // It may have ended already, which is what is wanted.
             let _ = child.kill();
             let _ = child.wait();
@@ -122,15 +152,20 @@ impl Drop for Whole {
     }
 }
 
-/// Builds both programs in this program's profile, and says where they lie.
-fn build() -> Result<PathBuf> {
+/// Builds the programs in this program's profile, and says where they lie.
+pub fn build() -> Result<PathBuf> {
     let here = std::env::current_exe()?.parent().context("this program lies in a directory")?.to_owned();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "-p", "scalable-scheduler", "-p", "scalable-worker"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo
+        .args(["build", "--quiet", "-p", "scalable-scheduler", "-p", "scalable-worker", "-p", "scalable-cli"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    ensure!(cargo.status().context("start cargo")?.success(), "scalable-scheduler and scalable-worker could not be built");
+    ensure!(
+        cargo.status().context("start cargo")?.success(),
+        "scalable, scalable-scheduler and scalable-worker could not be built"
+    );
     Ok(here)
 }
 

@@ -62,7 +62,8 @@ impl Cluster<'_> {
             pids: Pids::default(),
             ..self.record.clone()
         })?;
-        stopped.and_then(|()| verify_gone(&pids))
+        stopped?;
+        verify_gone(&pids)
     }
 
     /// The failure of a scheduler that ended by itself.

@@ -13,8 +13,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::Error;
+use crate::connection::{Command, Connection, RunInParts};
 use crate::endpoint::Endpoint;
-use crate::session::{Command, RunInParts, Session};
+use crate::shared::Shared;
 use crate::watch::Watcher;
 
 /// Room for the frame around a part of a run.
@@ -29,6 +30,8 @@ pub struct Submitted {
     pub run: String,
     /// True when the scheduler knew the key already and this is the run of the earlier submit.
     pub known: bool,
+    /// The run's number in later frames of the cluster's epoch.
+    pub number: u32,
 }
 
 /// A session with a scheduler. Cheap to clone; the session ends when the last clone and the last [`Watcher`] are dropped.
@@ -46,7 +49,7 @@ impl Client {
     /// [`Error::BadAddress`], [`Error::BadToken`], [`Error::Unreachable`], [`Error::Unauthenticated`], [`Error::VersionSkew`].
     pub async fn connect(address: &str, token: &str) -> Result<Client, Error> {
         let endpoint = Endpoint::new(address, token)?;
-        let commands = Session::start(endpoint.clone()).await?;
+        let commands = Connection::start(endpoint.clone()).await?;
         let control = endpoint.control(endpoint.connect_lazily());
         Ok(Client { endpoint, commands, control })
     }
@@ -119,6 +122,15 @@ impl Client {
         Ok(watcher)
     }
 
+    /// Opens a run that takes groups and tasks until it is closed.
+    pub(crate) async fn open_run(&self, spec: v1::RunSpec) -> Result<(Arc<Shared>, String), Error> {
+        let submitted = self.submit_run(v1::RunSpec { open: true, ..spec }).await?;
+        let shared = Shared::new(self.address().to_owned());
+        shared.outbox().opened(submitted.number);
+        self.commands.send(Command::Attach { open: shared.clone() }).await.map_err(|_| self.session_over())?;
+        Ok((shared, submitted.run))
+    }
+
     fn failed(&self, status: tonic::Status) -> Error {
         Error::from_status(self.address(), &status)
     }
@@ -173,6 +185,16 @@ impl Client {
         let request = self.endpoint.request(request);
         let reply = self.control.clone().cancel(request).await.map_err(|status| self.failed(status))?;
         Ok(reply.into_inner().tasks)
+    }
+
+    /// Says that a content is about to be named, and whether it is to be uploaded first.
+    ///
+    /// # Errors
+    /// As [`Client::list_runs`]; [`Error::Refused`] when the store does not take such a content.
+    pub(crate) async fn offer_content(&self, offer: v1::OfferRequest) -> Result<v1::OfferReply, Error> {
+        let request = self.endpoint.request(offer);
+        let reply = self.control.clone().offer_content(request).await.map_err(|status| self.failed(status))?;
+        Ok(reply.into_inner())
     }
 
     /// Asks the scheduler to stop its workers and to end; with `cancel_runs` also when runs are live.

@@ -2,6 +2,8 @@
 
 use tonic::Code;
 
+use crate::TaskError;
+
 /// Why a call did not succeed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -50,6 +52,9 @@ pub enum Error {
         /// What to do now, or empty.
         help: String,
     },
+    /// A task that was submitted has no result.
+    #[error(transparent)]
+    Task(#[from] TaskError),
     /// The scheduler was there and is gone, or it is another one now.
     #[error("the connection to the scheduler at {address} is lost: {reason}")]
     Lost {
@@ -84,7 +89,7 @@ impl Error {
     /// What to do now, or nothing where the message says it already.
     pub fn help(&self) -> Option<&str> {
         match self {
-            Error::Refused { help, .. } if !help.is_empty() => Some(help),
+            Error::Refused { help, .. } | Error::Task(TaskError::Rejected { help, .. }) if !help.is_empty() => Some(help),
             _ => None,
         }
     }

@@ -1,492 +1,377 @@
-//! The client's session: one task that owns both streams, keeps what is not acknowledged, and makes the connection again when
-//! it breaks. Everything a caller asks for arrives as a [`Command`] and is answered by a channel or a [`Feed`].
+//! What a program holds: an open run on a scheduler, into which it submits tasks.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::any::TypeId;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use scalable_core::link::{Arrival, Receiver};
-use scalable_proto::{PROTOCOL, v1};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use rustc_hash::FxHashMap;
+use scalable_lane::host::Function;
+use scalable_proto::v1;
 
-use crate::endpoint::Endpoint;
-use crate::outgoing::Outgoing;
-use crate::watch::Feed;
-use crate::{Error, Submitted};
+use crate::arguments::{ARGUMENT_BYTES_MAX, Arguments, Given, Shape};
+use crate::backend::Backend;
+use crate::columns::Columns;
+use crate::function::{Callable, Task};
+use crate::functions;
+use crate::group::{Group, Progress};
+use crate::handle::Handle;
+use crate::map::Map;
+use crate::options::Options;
+use crate::outbox::{Elements, Outbox};
+use crate::processes::Processes;
+use crate::shared::{Shared, Stake};
+use crate::template;
+use crate::{Client, Error, codec};
 
-/// A connection that cannot be made again for so long is lost.
-const LOST_AFTER: Duration = Duration::from_secs(30);
-/// Longest wait for the first message of a stream.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Waits between attempts to connect again: doubled from the first to the last.
-const RECONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// Unacknowledged frames a stream keeps. Data takes a frame a group.
-const CONTROL_FRAMES_MAX: usize = 1024;
-const DATA_FRAMES_MAX: usize = 4096;
-/// Frames received before they are acknowledged even when more are coming: the scheduler pushes progress only as fast as it is
-/// acknowledged.
-const FRAMES_PER_ACK: u32 = 64;
-/// How long control is heard after data has ended: a scheduler that ends says its last words on one connection and closes both.
-const CONTROL_BEHIND_DATA: Duration = Duration::from_millis(200);
-/// Heartbeat where the scheduler names none.
-const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
-
-type Reply = oneshot::Sender<Result<Submitted, Error>>;
-
-/// What a caller asks of the session.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Submit { run: Arc<RunInParts>, reply: Reply },
-    SubmitTasks { request: v1::SubmitTasks, reply: Reply },
-    Watch { run: String, feed: Feed },
+/// An open run on a scheduler. Cheap to clone; when the last clone is dropped the run takes no more tasks, and ends when those it has
+/// are over and nobody has a handle of theirs.
+///
+/// ```
+/// #[scalable::task]
+/// fn square(n: u64) -> u64 {
+///     n * n
+/// }
+///
+/// # fn main() -> Result<(), scalable::Error> {
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let session = scalable::Session::local().workers(2).start().await?;
+/// let nine = session.submit(square, (3,)).await?;
+/// assert_eq!(nine.await?, 9);
+/// # Ok(())
+/// # })
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub(crate) inner: Arc<Inner>,
 }
 
-/// A run as it travels: the head, then group by group.
-#[derive(Debug)]
-pub(crate) struct RunInParts {
-    /// The spec without its groups.
-    pub(crate) head: v1::RunSpec,
-    pub(crate) groups: Vec<v1::GroupSpec>,
+/// Which group single tasks are appended to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    function: TypeId,
+    shape: Shape,
+    options: Option<Options>,
 }
 
 #[derive(Debug)]
-enum DataJob {
-    Begin(Arc<RunInParts>),
-    Group(Arc<RunInParts>, usize),
-    Commit(Arc<RunInParts>),
+pub(crate) struct Inner {
+    pub(crate) stake: Arc<Stake>,
+    growing: Mutex<FxHashMap<Key, Arc<Group>>>,
+    names: Mutex<FxHashMap<String, u32>>,
+    pub(crate) backend: Backend,
+    components: Vec<Component>,
 }
 
-impl DataJob {
-    fn frame(self, seq: u64) -> v1::ClientData {
-        use v1::client_data::Body;
-        let body = match self {
-            DataJob::Begin(run) => Body::Begin(run.head.clone()),
-            DataJob::Group(run, group) => Body::Group(run.groups[group].clone()),
-            DataJob::Commit(run) => Body::Commit(v1::Commit { client_key: run.head.client_key.clone() }),
-        };
-        v1::ClientData { seq, body: Some(body) }
+/// What a manifest says of a component.
+#[derive(Clone, Debug)]
+pub(crate) struct Component {
+    pub(crate) name: String,
+    pub(crate) milli_cpus: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) env: Vec<(String, String)>,
+}
+
+impl Drop for Inner {
+    /// Nobody submits any more. What is under way goes on while somebody has a handle.
+    fn drop(&mut self) {
+        let mut outbox = self.stake.shared.outbox();
+        outbox.close();
+        self.stake.shared.queued(outbox);
     }
 }
 
-#[derive(Debug)]
-enum Asked {
-    Run(Arc<RunInParts>),
-    Tasks(v1::SubmitTasks),
-}
-
-type ControlBody = v1::client_control::Body;
-
-/// Both streams of one connection.
-struct Streams {
-    control: Streaming<v1::ClientEvents>,
-    data: Streaming<v1::ClientResults>,
-}
-
-/// Why the streams are not served any more.
-enum Stop {
-    /// Nobody needs the session.
-    Unused,
-    /// To be connected again.
-    Broken(Error),
-    /// Never again.
-    Over(Error),
-}
-
-/// See the head of this file.
-pub(crate) struct Session {
-    endpoint: Endpoint,
-    cluster_id: String,
-    epoch: u64,
-    session: u64,
-    heartbeat: Duration,
-    control: Outgoing<ControlBody, v1::ClientControl>,
-    data: Outgoing<DataJob, v1::ClientData>,
-    control_in: Receiver,
-    data_in: Receiver,
-    since_ack: u32,
-    asked: HashMap<Vec<u8>, (Asked, Reply)>,
-    watches: Vec<(String, Feed)>,
-    commands: mpsc::Receiver<Command>,
+thread_local! {
+    /// Where a submit encodes its arguments before it takes the outbox's lock: user code never runs under it.
+    static GIVEN: RefCell<Given> = RefCell::default();
 }
 
 impl Session {
-    /// Connects for the first time and starts the task that serves the session.
-    pub(crate) async fn start(endpoint: Endpoint) -> Result<mpsc::Sender<Command>, Error> {
-        let (commands_in, commands) = mpsc::channel(64);
-        let mut session = Session {
-            endpoint,
-            cluster_id: String::new(),
-            epoch: 0,
-            session: 0,
-            heartbeat: HEARTBEAT_DEFAULT,
-            control: Outgoing::new(CONTROL_FRAMES_MAX),
-            data: Outgoing::new(DATA_FRAMES_MAX),
-            control_in: Receiver::default(),
-            data_in: Receiver::default(),
-            since_ack: 0,
-            asked: HashMap::new(),
-            watches: Vec::new(),
-            commands,
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        backend: Backend,
+        processes: Option<Processes>,
+        components: Vec<Component>,
+    ) -> Session {
+        let stake = Arc::new(Stake { shared, processes });
+        let inner = Inner { stake, growing: Mutex::default(), names: Mutex::default(), backend, components };
+        Session { inner: Arc::new(inner) }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.stake.shared
+    }
+
+    /// Submits one call of a task and returns its handle as soon as the call waits to be sent. Tasks of one function and the same
+    /// options form one group of the run, which grows; they travel together when they come faster than they can be sent.
+    ///
+    /// Waits while 32 MiB are not acknowledged by the scheduler.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the arguments cannot be encoded, exceed 1 MiB, or name handles of another session; when an option is
+    /// not valid; when this program cannot run on the workers. [`Error::Lost`] when the session is over.
+    pub async fn submit<C, A>(&self, task: C, arguments: A) -> Result<Handle<<C::Task as Task>::Output>, Error>
+    where
+        C: Callable,
+        A: Arguments<<C::Task as Task>::Parameters>,
+    {
+        let options = task.into_options();
+        if const { A::SHAPE.has_all() } {
+            return self.submit_alone::<C::Task, A>(options, &arguments).await;
+        }
+        let key = Key { function: TypeId::of::<C::Task>(), shape: A::SHAPE, options };
+        let known = self.growing().get(&key).cloned();
+        let mut group = match known {
+            Some(group) => group,
+            None => self.grow::<C::Task>(&key).await?,
         };
-        let streams = session.connect().await?;
-        tokio::spawn(session.run(streams));
-        Ok(commands_in)
+        if let Some(index) = self.append_now(&group, &key, &arguments)? {
+            return Ok(Handle::new(group, index, true));
+        }
+        // The slow way: it reads a task of a later group, or there is no room.
+        let mut given = Given::default();
+        self.give(&mut given, &arguments)?;
+        if given.sources.iter().any(|source| source.group > group.ordinal()) {
+            group = self.grow::<C::Task>(&key).await?;
+        }
+        let append = |outbox: &mut Outbox| outbox.append_one(group.ordinal(), key.shape, &given.values, &given.sources).ok();
+        let index = self.shared().with_room(append).await?;
+        Ok(Handle::new(group, index, true))
     }
 
-    async fn run(mut self, mut streams: Streams) {
-        loop {
-            let error = match self.serve(&mut streams).await {
-                Stop::Unused => return,
-                Stop::Over(error) => return self.give_up(&error),
-                Stop::Broken(error) => error,
-            };
-            tracing::debug!(%error, "connection broke, connecting again");
-            drop(streams);
-            streams = match self.reconnect(error).await {
-                Ok(streams) => streams,
-                Err(error) => return self.give_up(&error),
-            };
+    /// Appends an element when nothing stands in the way.
+    #[inline]
+    fn append_now<P, A: Arguments<P>>(&self, group: &Group, key: &Key, arguments: &A) -> Result<Option<u32>, Error> {
+        if let Some(error) = self.shared().over() {
+            return Err(error.clone());
         }
-    }
-
-    /// Tells everybody who waits.
-    fn give_up(&mut self, error: &Error) {
-        let error = match error {
-            Error::Unreachable { address, reason } => Error::Lost { address: address.clone(), reason: reason.clone() },
-            other => other.clone(),
-        };
-        for (_, (_, reply)) in self.asked.drain() {
-            let _ = reply.send(Err(error.clone()));
-        }
-        for (_, feed) in self.watches.drain(..) {
-            feed.end(Some(error.clone()));
-        }
-    }
-
-    async fn reconnect(&mut self, first: Error) -> Result<Streams, Error> {
-        let (begun, mut wait, mut last) = (Instant::now(), RECONNECT_WAIT.0, first);
-        while begun.elapsed() < LOST_AFTER {
-            match self.connect().await {
-                Ok(streams) => return Ok(streams),
-                Err(error) if error.is_transient() => last = error,
-                Err(error) => return Err(error),
+        GIVEN.with_borrow_mut(|given| {
+            given.values.clear();
+            given.sources.clear();
+            self.give(given, arguments)?;
+            if given.sources.iter().any(|source| source.group > group.ordinal()) {
+                return Ok(None);
             }
-            sleep(wait).await;
-            wait = (wait * 2).min(RECONNECT_WAIT.1);
+            let append = |outbox: &mut Outbox| outbox.append_one(group.ordinal(), key.shape, &given.values, &given.sources).ok();
+            Ok(self.shared().try_now(append))
+        })
+    }
+
+    /// Encodes the arguments of one call and checks them.
+    #[inline]
+    fn give<P, A: Arguments<P>>(&self, to: &mut Given, arguments: &A) -> Result<(), Error> {
+        arguments.give(to).map_err(|error| unencodable(&error))?;
+        self.check(to.values.len(), to)
+    }
+
+    /// Checks a call of so many bytes.
+    pub(crate) fn check(&self, bytes: usize, given: &Given) -> Result<(), Error> {
+        if bytes > ARGUMENT_BYTES_MAX {
+            let message = format!("the arguments of one task take {bytes} bytes, the limit is {ARGUMENT_BYTES_MAX}");
+            return Err(refused(
+                "ARGUMENTS_TOO_LARGE",
+                message,
+                "scatter large values first and pass their handles, or pass a path",
+            ));
         }
-        Err(last)
-    }
-
-    fn acks(&self) -> v1::Acks {
-        v1::Acks { control: self.control_in.received(), data: self.data_in.received() }
-    }
-
-    fn lost(&self, reason: impl Into<String>) -> Error {
-        Error::Lost { address: self.endpoint.address().to_owned(), reason: reason.into() }
-    }
-
-    /// Opens both streams and goes on with the session, or begins a new one where the scheduler has none.
-    async fn connect(&mut self) -> Result<Streams, Error> {
-        let address = self.endpoint.address().to_owned();
-        let refused = |status: Status| match status.code() {
-            Code::FailedPrecondition if status.message().contains("protocol") => {
-                Error::VersionSkew { reason: status.message().to_owned() }
-            }
-            // The session went away between two attempts, or somebody else listens there now.
-            Code::FailedPrecondition => Error::Lost { address: address.clone(), reason: status.message().to_owned() },
-            _ => Error::from_status(&address, &status),
-        };
-
-        let hello = v1::Hello {
-            cluster_id: self.cluster_id.clone(),
-            protocol: Some(v1::ProtocolRange { min: *PROTOCOL.start(), max: *PROTOCOL.end() }),
-            build: env!("CARGO_PKG_VERSION").to_owned(),
-            session: self.session,
-            epoch: self.epoch,
-            received: Some(self.acks()),
-        };
-        let frames = self.control.open(v1::ClientControl { seq: 0, acks: None, body: Some(ControlBody::Hello(hello)) });
-        let request = self.endpoint.stream_request(ReceiverStream::new(frames));
-        let mut service = self.endpoint.streams(self.endpoint.connect().await?);
-        let first = async {
-            let mut control = service.control(request).await?.into_inner();
-            let message = control.message().await?;
-            Ok((control, message))
-        };
-        let (control, message) = timeout(HANDSHAKE_TIMEOUT, first)
-            .await
-            .map_err(|_| self.silent("Hello"))?
-            .map_err(|status: Status| refused(status))?;
-        let welcome = match message.and_then(|message| message.body) {
-            Some(v1::client_events::Body::Welcome(welcome)) => welcome,
-            Some(v1::client_events::Body::Goodbye(goodbye)) => return Err(self.refusal_of(goodbye)),
-            _ => {
-                return Err(Error::VersionSkew {
-                    reason: "the scheduler answered Hello with something else than Welcome".to_owned(),
-                });
-            }
-        };
-        self.welcomed(welcome)?;
-
-        let bind = v1::Bind { session: self.session, epoch: self.epoch, received: self.data_in.received() };
-        let frames = self.data.open(v1::ClientData { seq: 0, body: Some(v1::client_data::Body::Bind(bind)) });
-        let request = self.endpoint.stream_request(ReceiverStream::new(frames));
-        let mut service = self.endpoint.streams(self.endpoint.connect().await?);
-        let first = async {
-            let mut data = service.data(request).await?.into_inner();
-            let message = data.message().await?;
-            Ok((data, message))
-        };
-        let (data, message) = timeout(HANDSHAKE_TIMEOUT, first)
-            .await
-            .map_err(|_| self.silent("Bind"))?
-            .map_err(|status: Status| refused(status))?;
-        match message.and_then(|message| message.body) {
-            Some(v1::client_results::Body::Bound(bound)) => self.data.resume(bound.received),
-            _ => {
-                return Err(Error::VersionSkew {
-                    reason: "the scheduler answered Bind with something else than Bound".to_owned(),
-                });
-            }
-        }
-        Ok(Streams { control, data })
-    }
-
-    fn silent(&self, what: &str) -> Error {
-        let reason = format!("no answer to {what} within {} s", HANDSHAKE_TIMEOUT.as_secs());
-        Error::Unreachable { address: self.endpoint.address().to_owned(), reason }
-    }
-
-    /// A goodbye before the welcome: the scheduler will not have us.
-    fn refusal_of(&self, goodbye: v1::Goodbye) -> Error {
-        if goodbye.reason.contains("protocol") {
-            Error::VersionSkew { reason: goodbye.reason }
-        } else {
-            Error::Refused { code: "GOODBYE".to_owned(), message: goodbye.reason, help: String::new() }
-        }
-    }
-
-    fn welcomed(&mut self, welcome: v1::Welcome) -> Result<(), Error> {
-        if !PROTOCOL.contains(&welcome.protocol) {
-            return Err(Error::VersionSkew { reason: format!("the scheduler chose protocol {}", welcome.protocol) });
-        }
-        let first = self.session == 0;
-        let another = !first && (welcome.epoch != self.epoch || welcome.cluster_id != self.cluster_id);
-        self.cluster_id = welcome.cluster_id;
-        self.epoch = welcome.epoch;
-        self.session = welcome.session;
-        self.heartbeat = match welcome.heartbeat_ms {
-            0 => HEARTBEAT_DEFAULT,
-            ms => Duration::from_millis(u64::from(ms.clamp(100, 60_000))),
-        };
-        if welcome.resumed {
-            self.control.resume(welcome.received.unwrap_or_default().control);
-        } else if !first {
-            self.begin_anew(another);
+        if given.sources.iter().any(|source| source.session != self.shared().number) {
+            let message = "a handle of another session was given as argument".to_owned();
+            return Err(refused(
+                "HANDLE_OF_ANOTHER_SESSION",
+                message,
+                "submit both tasks in one session, or await the handle first",
+            ));
         }
         Ok(())
     }
 
-    /// The session is gone. What was asked and not answered is asked again under its key; another scheduler does not know the
-    /// runs that were watched.
-    fn begin_anew(&mut self, another: bool) {
-        self.control.restart();
-        self.data.restart();
-        self.control_in = Receiver::default();
-        self.data_in = Receiver::default();
-        if another {
-            let error = self.lost("another scheduler answers there now");
-            for (_, feed) in self.watches.drain(..) {
-                feed.end(Some(error.clone()));
-            }
+    /// A call that reads whole arrays: a group of its own.
+    async fn submit_alone<F: Task, A: Arguments<F::Parameters>>(
+        &self,
+        options: Option<Options>,
+        arguments: &A,
+    ) -> Result<Handle<F::Output>, Error> {
+        let mut given = Given::default();
+        self.give(&mut given, arguments)?;
+        let mut spec = self.spec::<F>(A::SHAPE, &options.unwrap_or_else(F::options)).await?;
+        template::fix(&mut spec, A::SHAPE, u32::MAX, &given.sources);
+        let group = self.add_group(spec, false);
+        let mut elements = Some(Elements::new(A::SHAPE, u32::MAX));
+        if let Some(elements) = &mut elements {
+            elements.args = given.values;
+            elements.push(&[]);
         }
-        for (run, _) in &self.watches {
-            self.control.push(ControlBody::Watch(v1::Watch { run: run.clone() }));
-        }
-        for (asked, _) in self.asked.values() {
-            match asked {
-                Asked::Run(run) => push_run(&mut self.data, run),
-                Asked::Tasks(request) => self.control.push(ControlBody::Submit(request.clone())),
-            }
-        }
+        self.append_elements(&group, &mut elements, true).await?;
+        Ok(Handle::new(group, 0, true))
     }
 
-    /// Serves until a stream breaks or nobody needs the session.
-    async fn serve(&mut self, streams: &mut Streams) -> Stop {
-        let mut heartbeat = interval(self.heartbeat);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut commands_open = true;
-        // Set when data has ended while control has not said why: what is still under way there is heard first.
-        let mut data_broken: Option<(Error, Instant)> = None;
-        loop {
-            self.watches.retain(|(_, feed)| !feed.is_abandoned());
-            if !commands_open && self.watches.is_empty() && self.asked.is_empty() {
-                return Stop::Unused;
-            }
-            let acks = self.acks();
-            let make_control = |body, seq| v1::ClientControl { seq, acks: Some(acks), body: Some(body) };
-            let (control_ready, data_ready) = (self.control.has_next(), self.data.has_next());
-            let address = self.endpoint.address();
-            tokio::select! {
-                // In this order: what has arrived is taken before it is acknowledged, all at once.
-                biased;
-                command = self.commands.recv(), if commands_open => match command {
-                    Some(command) => self.command(command),
-                    None => commands_open = false,
-                },
-                message = streams.control.message() => match message {
-                    Ok(Some(message)) => if let Err(stop) = self.control_message(message) { return stop },
-                    Ok(None) => return Stop::Broken(self.lost("the scheduler closed the control stream")),
-                    Err(status) => return Stop::Broken(Error::from_status(address, &status)),
-                },
-                message = streams.data.message(), if data_broken.is_none() => {
-                    let error = match message {
-                        Ok(Some(message)) => match self.data_message(message) {
-                            Ok(()) => continue,
-                            Err(stop) => return stop,
-                        },
-                        Ok(None) => self.lost("the scheduler closed the data stream"),
-                        Err(status) => Error::from_status(address, &status),
-                    };
-                    data_broken = Some((error, Instant::now() + CONTROL_BEHIND_DATA));
-                },
-                error = broken_for_good(data_broken.as_ref()) => return Stop::Broken(error),
-                sent = self.control.send_next(make_control), if control_ready => if !sent {
-                    return Stop::Broken(self.lost("the control stream is closed"));
-                },
-                sent = self.data.send_next(DataJob::frame), if data_ready && data_broken.is_none() => if !sent {
-                    return Stop::Broken(self.lost("the data stream is closed"));
-                },
-                _ = heartbeat.tick() => self.send_acks(),
-                () = std::future::ready(()), if self.since_ack > 0 => self.send_acks(),
-            }
-        }
-    }
-
-    /// A ping without a number: it carries acknowledgements and renews the lease, and losing one costs nothing.
-    fn send_acks(&mut self) {
-        self.since_ack = 0;
-        let ping = v1::ClientControl { seq: 0, acks: Some(self.acks()), body: Some(ControlBody::Ping(v1::Ping {})) };
-        self.control.send_unnumbered(ping);
-    }
-
-    fn command(&mut self, command: Command) {
-        match command {
-            Command::Submit { run, reply } => {
-                push_run(&mut self.data, &run);
-                self.asked.insert(run.head.client_key.to_vec(), (Asked::Run(run), reply));
-            }
-            Command::SubmitTasks { request, reply } => {
-                self.control.push(ControlBody::Submit(request.clone()));
-                self.asked.insert(request.client_key.to_vec(), (Asked::Tasks(request), reply));
-            }
-            Command::Watch { run, feed } => {
-                self.control.push(ControlBody::Watch(v1::Watch { run: run.clone() }));
-                self.watches.push((run, feed));
-            }
-        }
-    }
-
-    /// Takes a frame's number: true when its body is to be looked at.
-    fn arrived(&mut self, arrival: Arrival) -> Result<bool, Stop> {
-        match arrival {
-            Arrival::Repeated => Ok(false),
-            Arrival::Gap => Err(Stop::Over(self.lost("the scheduler left out a message of the stream"))),
-            Arrival::New => {
-                self.since_ack += 1;
-                if self.since_ack >= FRAMES_PER_ACK {
-                    self.send_acks();
+    /// Hands over elements when there is room.
+    pub(crate) async fn append_elements(
+        &self,
+        group: &Arc<Group>,
+        elements: &mut Option<Elements>,
+        last: bool,
+    ) -> Result<(), Error> {
+        self.shared()
+            .with_room(|outbox| match outbox.append(group.ordinal(), elements.take()?, last) {
+                Ok(_) => Some(()),
+                Err(back) => {
+                    *elements = Some(back);
+                    None
                 }
-                Ok(true)
-            }
+            })
+            .await
+    }
+
+    /// Submits many calls of a task as one array. Awaiting it gives the [`Array`](crate::Array) when all arguments were handed over:
+    /// they are taken from their iterators and streams as fast as the scheduler takes them, never all at once. See [`Map`] for ways to
+    /// read results meanwhile.
+    ///
+    /// ```
+    /// # #[scalable::task] fn simulate(table: Vec<f64>, scenario: String, year: u32) -> f64 { 0.0 }
+    /// # async fn example(session: scalable::Session, table: scalable::Handle<Vec<f64>>) -> Result<(), scalable::Error> {
+    /// let scenarios = ["ssp1", "ssp2", "ssp5"];
+    /// let runs = session.map(simulate, (&table, scenarios, scalable::same(2050))).await?;
+    /// let results = runs.gather().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn map<'a, C, A>(&self, task: C, arguments: A) -> Map<'a, C::Task, A::Cells>
+    where
+        C: Callable,
+        A: Columns<<C::Task as Task>::Parameters>,
+        A::Cells: 'a,
+    {
+        const { assert!(!A::ENDLESS, "one of the arguments must say how many calls there are: an iterator, a stream or an array") };
+        let options = task.into_options().unwrap_or_else(<C::Task as Task>::options);
+        Map::new(self.clone(), options, A::SHAPE, A::FIXED, arguments.open())
+    }
+
+    /// How far each group of tasks is that somebody still has a handle of, by name.
+    pub fn progress(&self) -> Vec<(String, Progress)> {
+        let groups = self.shared().groups().into_iter();
+        groups.map(|(group, length)| (group.name().to_owned(), Progress { submitted: length, ..group.progress() })).collect()
+    }
+
+    /// Waits until every task is over that somebody has a handle of, and ends the session when its handles are dropped. Tasks without a
+    /// handle are not waited for.
+    pub async fn close(self) {
+        for (group, length) in self.shared().groups() {
+            let over = poll_fn(|context| group.poll_over_of(length, context.waker()));
+            self.shared().while_waiting(over).await;
         }
     }
 
-    fn control_message(&mut self, message: v1::ClientEvents) -> Result<(), Stop> {
-        if let Some(acks) = message.acks {
-            self.control.acked(acks.control);
-            self.data.acked(acks.data);
-        }
-        let goodbye = matches!(message.body, Some(v1::client_events::Body::Goodbye(_)));
-        // A goodbye and a mere acknowledgement may come without a number.
-        if message.seq != 0 {
-            let arrival = self.control_in.arrive(message.seq);
-            if !self.arrived(arrival)? {
-                return Ok(());
-            }
-        } else if !goodbye {
-            return Ok(());
-        }
-        match message.body {
-            Some(v1::client_events::Body::Progress(progress)) => self.progress(progress),
-            Some(v1::client_events::Body::Failed(failed)) => {
-                for (_, feed) in self.watches.iter().filter(|(run, _)| *run == failed.run) {
-                    feed.failed(failed.clone());
-                }
-            }
-            Some(v1::client_events::Body::Submitted(reply)) => self.answered(reply),
-            Some(v1::client_events::Body::Goodbye(goodbye)) => {
-                let reason =
-                    if goodbye.reason.is_empty() { "the scheduler ended the session".to_owned() } else { goodbye.reason };
-                return Err(Stop::Over(self.lost(reason)));
-            }
-            Some(v1::client_events::Body::Welcome(_)) | None => {}
-        }
-        Ok(())
-    }
-
-    fn progress(&mut self, progress: v1::RunProgress) {
-        let complete = progress.complete;
-        for (_, feed) in self.watches.iter().filter(|(run, _)| *run == progress.run) {
-            feed.progress(progress.clone());
-            if complete {
-                feed.end(None);
-            }
-        }
-        if complete {
-            self.watches.retain(|(run, _)| *run != progress.run);
+    /// The connection behind the session, for what is asked about runs and workers; none for a session inside this process.
+    pub fn client(&self) -> Option<&Client> {
+        match &self.inner.backend {
+            Backend::Remote(remote) => Some(&remote.client),
+            Backend::Local => None,
         }
     }
 
-    fn data_message(&mut self, message: v1::ClientResults) -> Result<(), Stop> {
-        let arrival = self.data_in.arrive(message.seq);
-        if self.arrived(arrival)?
-            && let Some(v1::client_results::Body::Submitted(reply)) = message.body
-        {
-            self.answered(reply);
+    /// Name of the session's run.
+    pub fn run(&self) -> &str {
+        match &self.inner.backend {
+            Backend::Remote(remote) => &remote.run,
+            Backend::Local => "local",
         }
-        Ok(())
     }
 
-    fn answered(&mut self, answer: v1::SubmitReply) {
-        let Some((_, reply)) = self.asked.remove(answer.client_key.as_ref()) else { return };
-        let result = match answer.refusal {
-            Some(refusal) => Err(Error::Refused { code: refusal.code, message: refusal.message, help: refusal.help }),
-            None => Ok(Submitted { run: answer.run, known: answer.known }),
+    /// The group that single calls are appended to from now on.
+    async fn grow<F: Task>(&self, key: &Key) -> Result<Arc<Group>, Error> {
+        let options = key.options.clone().unwrap_or_else(F::options);
+        let spec = self.spec::<F>(key.shape, &options).await?;
+        let group = self.add_group(spec, false);
+        self.growing().insert(key.clone(), group.clone());
+        Ok(group)
+    }
+
+    /// What is said of a group of calls.
+    pub(crate) async fn spec<F: Task>(&self, shape: Shape, options: &Options) -> Result<v1::GroupSpec, Error> {
+        self.function_spec(&F::FUNCTION, functions::signature::<F>()?, shape, options).await
+    }
+
+    /// What is said of a group of calls of this function.
+    pub(crate) async fn function_spec(
+        &self,
+        function: &Function,
+        signature: [u8; 32],
+        shape: Shape,
+        options: &Options,
+    ) -> Result<v1::GroupSpec, Error> {
+        if let Some(fault) = &options.fault {
+            return Err(refused("BAD_OPTION", fault.clone(), ""));
+        }
+        let executable = if options.native.is_empty() { self.inner.backend.executable().await? } else { None };
+        let call = v1::FunctionCall {
+            name: function.name.to_owned(),
+            codec: codec::NAME.to_owned(),
+            executable,
+            native: options.native.clone(),
+            signature: signature.to_vec().into(),
+            ..Default::default()
         };
-        // A caller that does not wait any more has nothing to be told.
-        let _ = reply.send(result);
+        let name = if options.name.is_empty() { last_segment(function.name) } else { &options.name };
+        let name = self.unique_name(name);
+        let spec = template::group_spec(name, call, shape, options);
+        self.in_component(spec, options)
+    }
+
+    /// With what the options' component says, where the session knows components.
+    pub(crate) fn in_component(&self, mut spec: v1::GroupSpec, options: &Options) -> Result<v1::GroupSpec, Error> {
+        let components = &self.inner.components;
+        if components.is_empty() || options.component.is_empty() {
+            return Ok(spec);
+        }
+        let Some(component) = components.iter().find(|component| component.name == options.component) else {
+            let names: Vec<&str> = components.iter().map(|component| component.name.as_str()).collect();
+            let message = format!("the manifest has no component `{}`; it has {}", options.component, names.join(", "));
+            return Err(refused("UNKNOWN_COMPONENT", message, ""));
+        };
+        if let Some(template) = &mut spec.template {
+            for (name, value) in &component.env {
+                template.env.entry(name.clone()).or_insert_with(|| template::literal(value));
+            }
+        }
+        if options.milli_cpus == 0 && options.memory_bytes == 0 {
+            let resources = spec.resources.get_or_insert_default();
+            resources.milli_cpus = component.milli_cpus.unwrap_or(resources.milli_cpus);
+            resources.memory_bytes = component.memory_bytes.unwrap_or(0);
+        }
+        Ok(spec)
+    }
+
+    pub(crate) fn add_group(&self, spec: v1::GroupSpec, in_order: bool) -> Arc<Group> {
+        let name = spec.name.clone();
+        let shared = self.shared();
+        let mut outbox = shared.outbox();
+        let ordinal = outbox.add_group(Box::new(spec));
+        shared.queued(outbox);
+        Group::new(self.inner.stake.clone(), ordinal, name, in_order)
+    }
+
+    fn growing(&self) -> MutexGuard<'_, FxHashMap<Key, Arc<Group>>> {
+        self.inner.growing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn unique_name(&self, wanted: &str) -> String {
+        let mut names = self.inner.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = names.entry(wanted.to_owned()).or_insert(0);
+        *used += 1;
+        if *used == 1 { wanted.to_owned() } else { format!("{wanted}-{used}") }
     }
 }
 
-/// Completes when control has been heard for long enough after data had ended.
-async fn broken_for_good(broken: Option<&(Error, Instant)>) -> Error {
-    match broken {
-        Some((error, until)) => {
-            tokio::time::sleep_until(*until).await;
-            error.clone()
-        }
-        None => std::future::pending().await,
-    }
+fn last_segment(name: &str) -> &str {
+    name.rsplit("::").next().unwrap_or(name)
 }
 
-fn push_run(data: &mut Outgoing<DataJob, v1::ClientData>, run: &Arc<RunInParts>) {
-    data.push(DataJob::Begin(run.clone()));
-    for group in 0..run.groups.len() {
-        data.push(DataJob::Group(run.clone(), group));
-    }
-    data.push(DataJob::Commit(run.clone()));
+pub(crate) fn unencodable(error: &codec::CodecError) -> Error {
+    refused("ARGUMENTS_NOT_ENCODABLE", format!("an argument could not be encoded: {error}"), "")
+}
+
+pub(crate) fn refused(code: &str, message: String, help: &str) -> Error {
+    Error::Refused { code: code.to_owned(), message, help: help.to_owned() }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use scalable::{Client, Error, Event, v1};
+use scalable::{Client, Error, Event, Session as OpenSession, v1};
 use scalable_core::link::{Arrival, Receiver, Sender};
 use scalable_proto::v1::client_service_server::{ClientService, ClientServiceServer};
 use scalable_proto::v1::control_service_server::{ControlService, ControlServiceServer};
@@ -58,22 +58,40 @@ struct State {
     fault: Option<Fault>,
     messages: u64,
     sessions: u64,
+    /// Counts breaks: a stream of before is not heard any more.
+    breaks: u64,
     session: Session,
     control: Option<Out<v1::ClientEvents>>,
     data: Option<Out<v1::ClientResults>>,
     runs: BTreeMap<Vec<u8>, v1::RunSpec>,
     tasks: BTreeMap<Vec<u8>, u32>,
     repeated: u32,
+    open: Open,
+}
+
+/// What a client has said of its open run.
+#[derive(Default)]
+struct Open {
+    groups: Vec<v1::GroupSpec>,
+    /// Arguments of each element of each group.
+    elements: Vec<Vec<Vec<u8>>>,
+    /// (group, index) read by the elements of each group, in order.
+    reads: Vec<(u32, u32)>,
+    released: Vec<(u32, u32)>,
+    cancelled: Vec<(u32, u32, u32)>,
+    taken: u64,
+    closed: bool,
 }
 
 impl State {
     /// Counts a message; true when the connection is to break at it.
-    fn breaks(&mut self, taken: bool) -> bool {
+    fn breaks_at(&mut self, taken: bool) -> bool {
         self.fault.is_some_and(|fault| fault.at == self.messages && fault.taken == taken)
     }
 
     fn break_now(&mut self) {
         let fault = self.fault.take().unwrap();
+        self.breaks += 1;
         self.control = None;
         self.data = None;
         if fault.forgets {
@@ -103,11 +121,11 @@ impl State {
     }
 
     fn send(&mut self, send: impl FnOnce(&State)) {
-        if self.breaks(false) {
+        if self.breaks_at(false) {
             self.break_now();
         } else {
             send(self);
-            if self.breaks(true) {
+            if self.breaks_at(true) {
                 self.break_now();
             }
         }
@@ -115,16 +133,19 @@ impl State {
     }
 
     /// Takes an incoming frame, unless the connection breaks before.
-    fn take(&mut self, take: impl FnOnce(&mut State)) -> bool {
-        if self.breaks(false) {
+    fn take(&mut self, breaks: u64, take: impl FnOnce(&mut State)) -> bool {
+        if self.breaks != breaks {
+            return false;
+        }
+        if self.breaks_at(false) {
             self.break_now();
             self.messages += 1;
             return false;
         }
-        let breaks = self.breaks(true);
+        let breaks_now = self.breaks_at(true);
         self.messages += 1;
         take(self);
-        if breaks && self.fault.is_some() {
+        if breaks_now && self.fault.is_some() {
             self.break_now();
             return false;
         }
@@ -161,6 +182,17 @@ impl State {
                 let reply = v1::SubmitReply { client_key: submit.client_key, run: submit.run, ..Default::default() };
                 self.event(v1::client_events::Body::Submitted(reply));
             }
+            Some(v1::client_control::Body::Release(release)) => {
+                for ((group, first), count) in release.group.iter().zip(&release.first).zip(&release.count) {
+                    assert!(((first + count) as usize) <= self.open.elements[*group as usize].len(), "released before appended");
+                    self.open.released.extend((*first..first + count).map(|index| (*group, index)));
+                }
+            }
+            Some(v1::client_control::Body::Cancel(cancel)) => {
+                assert!(((cancel.first + cancel.count) as usize) <= self.open.elements[cancel.group as usize].len());
+                self.open.cancelled.push((cancel.group, cancel.first, cancel.count));
+            }
+            Some(v1::client_control::Body::Taken(taken)) => self.open.taken = taken.weight,
             other => panic!("unexpected {other:?}"),
         }
     }
@@ -180,11 +212,60 @@ impl State {
             Some(v1::client_data::Body::Commit(commit)) => {
                 let spec = self.session.assembling.take().unwrap();
                 let known = self.runs.insert(commit.client_key.to_vec(), spec).is_some();
-                let reply = v1::SubmitReply { client_key: commit.client_key, run: RUN.into(), refusal: None, known };
+                let reply =
+                    v1::SubmitReply { client_key: commit.client_key, run: RUN.into(), known, number: 5, ..Default::default() };
                 self.result(v1::client_results::Body::Submitted(reply));
+            }
+            Some(v1::client_data::Body::AddGroup(add)) => {
+                assert_eq!((add.run, add.group as usize), (5, self.open.groups.len()), "groups are counted on");
+                self.open.groups.push(add.spec.unwrap());
+                self.open.elements.push(Vec::new());
+            }
+            Some(v1::client_data::Body::Append(append)) => self.append(append),
+            Some(v1::client_data::Body::CloseRun(close)) => {
+                assert!(close.run == 5 && !std::mem::replace(&mut self.open.closed, true), "closed once");
+                self.event(progress(v1::RunState::Succeeded, true));
             }
             other => panic!("unexpected {other:?}"),
         }
+    }
+}
+
+impl State {
+    /// Every task gives back its own arguments; of an argument 13 becomes a failure.
+    fn append(&mut self, append: v1::Append) {
+        let known = &mut self.open.elements[append.group as usize];
+        assert_eq!(append.first as usize, known.len(), "elements are counted on");
+        let mut start = 0;
+        for at in 0..append.count as usize {
+            let end = append.args_end.get(at).copied().unwrap_or(0) as usize;
+            known.push(append.args[start..end].to_vec());
+            start = end;
+        }
+        for input in &append.inputs {
+            for (group, index) in input.group.iter().zip(&input.index) {
+                assert!((*index as usize) < self.open.elements[*group as usize].len(), "a task reads one that is known");
+                self.open.reads.push((*group, *index));
+            }
+        }
+        let failed = |at: &usize| append.args.get(*at) == Some(&13) && append.args_end.get(*at) == Some(&(*at as u32 + 1));
+        let error = v1::TaskError { class: v1::OutcomeClass::AppError.into(), attempt: 1, ..Default::default() };
+        let end = |at: usize| v1::OtherEnd { at: at as u32, end: Some(v1::other_end::End::Error(error.clone())) };
+        let others: Vec<v1::OtherEnd> = (0..append.count as usize).filter(failed).map(end).collect();
+        if append.count == 0 {
+            return;
+        }
+        self.result(v1::client_results::Body::Results(v1::ResultBatch {
+            run: append.run,
+            group: append.group,
+            first: append.first,
+            count: append.count,
+            index: Vec::new(),
+            result_end: append.args_end,
+            results: append.args,
+            others,
+            weight: 1 << 20,
+        }));
     }
 }
 
@@ -235,6 +316,7 @@ impl ClientService for Server {
                     heartbeat_ms: 100,
                     received: Some(received),
                     resumed,
+                    ..Default::default()
                 };
                 let body = Some(v1::client_events::Body::Welcome(welcome));
                 out.send(Ok(v1::ClientEvents { seq: 0, acks: None, body })).unwrap();
@@ -243,8 +325,9 @@ impl ClientService for Server {
                 }
                 state.control = Some(out);
             }
+            let breaks = state.lock().unwrap().breaks;
             while let Ok(Some(frame)) = frames.message().await {
-                if !state.lock().unwrap().take(|state| state.control_frame(frame)) {
+                if !state.lock().unwrap().take(breaks, |state| state.control_frame(frame)) {
                     return;
                 }
             }
@@ -274,8 +357,9 @@ impl ClientService for Server {
                 }
                 state.data = Some(out);
             }
+            let breaks = state.lock().unwrap().breaks;
             while let Ok(Some(frame)) = frames.message().await {
-                if !state.lock().unwrap().take(|state| state.data_frame(frame)) {
+                if !state.lock().unwrap().take(breaks, |state| state.data_frame(frame)) {
                     return;
                 }
             }
@@ -286,6 +370,10 @@ impl ClientService for Server {
 
 #[tonic::async_trait]
 impl ControlService for Server {
+    async fn offer_content(&self, _: Request<v1::OfferRequest>) -> Result<Response<v1::OfferReply>, Status> {
+        Ok(Response::new(v1::OfferReply::default()))
+    }
+
     async fn list_runs(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsReply>, Status> {
         Err(Status::unimplemented("list_runs"))
     }
@@ -315,12 +403,14 @@ async fn serve(fault: Option<Fault>) -> (Arc<Mutex<State>>, String) {
         fault,
         messages: 0,
         sessions: 1,
+        breaks: 0,
         session: Session::new(1),
         control: None,
         data: None,
         runs: BTreeMap::new(),
         tasks: BTreeMap::new(),
         repeated: 0,
+        open: Open::default(),
     };
     let state = Arc::new(Mutex::new(state));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -413,4 +503,76 @@ async fn refusals_have_their_own_errors() {
     }
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     assert!(matches!(Client::connect(&nobody, TOKEN).await, Err(Error::Unreachable { .. })));
+}
+
+#[scalable::task]
+fn echo(n: u8) -> u8 {
+    n
+}
+
+#[scalable::task]
+fn echo_beside(n: u8, _read: u8) -> u8 {
+    n
+}
+
+/// What a user sees of an open run, and how many messages there were. With a session that is forgotten the user sees an error.
+async fn open_scenario(fault: Option<Fault>) -> (Result<Vec<u8>, Error>, u64) {
+    let (state, address) = serve(fault).await;
+    let session = OpenSession::connect(&address, TOKEN).await.unwrap();
+    let work = async {
+        let one = session.submit(echo, (1,)).await?;
+        let two = session.submit(echo_beside, (2, &one)).await?;
+        let array = session.map(echo, (3..6,)).await?;
+        let mut results = vec![(&one).await?, two.await?];
+        results.extend(array.gather().await?);
+        // One after the other: a frame each.
+        for n in 6..9 {
+            results.push(session.submit(echo, (n,)).await?.await?);
+        }
+        assert!(matches!(session.submit(echo, (13,)).await?.await, Err(Error::Task(_)) | Err(Error::Lost { .. })));
+        one.cancel();
+        Ok(results)
+    };
+    let result = work.await;
+    // The end is seen when the run was closed: everything was said then.
+    let client = session.client().unwrap().clone();
+    let events = client.watch(RUN).await;
+    drop(session);
+    if result.is_ok() {
+        let closed = || state.lock().unwrap().open.closed;
+        let mut events = events.unwrap();
+        while !closed() {
+            let _ = events.next().await;
+            tokio::task::yield_now().await;
+        }
+    }
+    let state = state.lock().unwrap();
+    if result.is_ok() {
+        let flat = |group: usize| state.open.elements[group].iter().flatten().copied().collect::<Vec<u8>>();
+        assert_eq!((flat(0), flat(1), flat(2)), (vec![1, 6, 7, 8, 13], vec![2], vec![3, 4, 5]), "once each and in order");
+        assert_eq!(state.open.reads, [(0, 0)]);
+    }
+    assert!(state.fault.is_none() || result.is_err(), "the fault was injected");
+    (result, state.messages)
+}
+
+#[tokio::test]
+async fn an_open_run_broken_at_every_message_loses_and_doubles_nothing() {
+    let (unbroken, messages) = open_scenario(None).await;
+    assert_eq!(unbroken.unwrap(), (1..9).collect::<Vec<u8>>());
+    // Begin and commit and their answer; three groups, seven appends and a last one, and their answers.
+    let protocol = 3 + 3 + 8 + 7;
+    assert!(messages >= protocol, "{messages}");
+    for at in 3..protocol {
+        for taken in [false, true] {
+            let (results, _) = open_scenario(Some(Fault { at, taken, forgets: false })).await;
+            assert_eq!(results.unwrap(), (1..9).collect::<Vec<u8>>(), "broken at message {at}, taken: {taken}");
+            let (results, _) = open_scenario(Some(Fault { at, taken, forgets: true })).await;
+            match results {
+                // It was forgotten after the last word.
+                Ok(results) => assert_eq!(results, (1..9).collect::<Vec<u8>>()),
+                Err(error) => assert!(matches!(error, Error::Lost { .. }), "{error:?}"),
+            }
+        }
+    }
 }

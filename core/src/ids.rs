@@ -12,7 +12,8 @@ pub const SECOND: Micros = 1_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(pub u32);
 
-/// A group of any run, counted from 1 within an epoch: the groups of a run have consecutive ids in order of their ordinals.
+/// A group of any run, counted from 1 within an epoch. The groups that a run was submitted with have consecutive ids in order of
+/// their ordinals; those added to an open run later have any larger ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u32);
 

@@ -2,7 +2,7 @@
 
 use crate::ids::{GroupId, Handle, Micros, RunId, SessionId, ShapeId, TaskRef};
 use crate::resources::Resources;
-use crate::spec::RunSpec;
+use crate::spec::{GroupSpec, RunSpec};
 
 /// One of a peer's two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,6 +117,59 @@ pub enum Input {
         /// The platform's words, or empty.
         note: String,
     },
+    /// The next group of an open run. Answered by [`Output::GroupAdded`] or [`Output::Rejected`].
+    AddGroup {
+        /// The run.
+        run: RunId,
+        /// How many groups the run had.
+        ordinal: u32,
+        /// As at submit.
+        spec: Box<GroupSpec>,
+    },
+    /// Elements of a growing group. Only a refusal is answered, by [`Output::Rejected`].
+    Append {
+        /// The run.
+        run: RunId,
+        /// The group.
+        group: GroupId,
+        /// How many elements the group had.
+        first: u32,
+        /// How many follow.
+        count: u32,
+        /// What they wait for.
+        edges: Vec<Edge>,
+        /// Nothing follows: the group's length is known.
+        last: bool,
+    },
+    /// Nothing follows: the open run ends when its tasks are over. Growing groups have their lengths.
+    CloseRun {
+        /// The run.
+        run: RunId,
+    },
+    /// The client has no reference on these elements' results any more, neither to read them nor as inputs of what it has yet to
+    /// append. They may exist already or not, be over or not.
+    Release {
+        /// The group.
+        group: GroupId,
+        /// First element.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// Nothing of the run is dispatched while it is paused: its client does not read its results.
+    Pause {
+        /// The run.
+        run: RunId,
+        /// From here on.
+        paused: bool,
+    },
+    /// The worker has fetched a task's object and holds a copy of it too.
+    ObjectCopied {
+        /// Whose.
+        session: SessionId,
+        /// The task whose result it is.
+        task: TaskRef,
+    },
     /// Forget a run that has ended.
     Forget {
         /// The run.
@@ -125,6 +178,33 @@ pub enum Input {
     /// Nothing but time has passed.
     Tick,
 }
+
+/// What an appended element waits for: any task of its run that exists, of the same group one with a smaller index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// The element that waits.
+    pub element: u32,
+    /// The task it waits for, over already or not.
+    pub upstream: TaskRef,
+    /// Its result is read.
+    pub data: bool,
+}
+
+/// Where an attempt's result is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stored {
+    /// There is none, or it is nobody's business here (files of a run directory).
+    #[default]
+    None,
+    /// It came with the report, so many bytes: it cannot be lost.
+    Inline(u32),
+    /// The worker keeps it, so many bytes: an object.
+    Held(u64),
+}
+
+/// Objects that an attempt could not get, and the sessions that were asked for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing(pub Vec<(TaskRef, SessionId)>);
 
 /// Something that happened to an attempt on its worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,6 +245,10 @@ pub struct Finish {
     pub length: Option<u32>,
     /// The caller's mark for the report behind this, given back in the outputs.
     pub token: u32,
+    /// Its result.
+    pub result: Stored,
+    /// With [`OutcomeClass::InputLost`]: which holders had not what they are said to hold. Boxed: nearly every end has none.
+    pub missing: Option<Box<Missing>>,
 }
 
 /// How an attempt or a task ended. Names and numbers as on the wire.
@@ -348,6 +432,59 @@ pub enum Output {
         group: GroupId,
         /// Its length.
         length: u32,
+    },
+    /// Answer to [`Input::AddGroup`].
+    GroupAdded {
+        /// The run.
+        run: RunId,
+        /// As asked.
+        ordinal: u32,
+        /// Its id.
+        group: GroupId,
+    },
+    /// A group or elements that were refused. They exist and are over; what depends on them is skipped. `count` 0 is the group
+    /// itself: everything that is appended to it is rejected too. A wrong ordinal and an unknown run make nothing exist.
+    Rejected {
+        /// The run.
+        run: RunId,
+        /// Ordinal of the group.
+        ordinal: u32,
+        /// First element.
+        first: u32,
+        /// How many.
+        count: u32,
+        /// A stable word, e.g. `E_TOO_MANY_TASKS`.
+        code: &'static str,
+        /// One sentence.
+        message: String,
+    },
+    /// A result that was lost after its commit exists again. The committed record stays as it is.
+    Restored {
+        /// The task.
+        task: TaskRef,
+        /// The attempt whose result it is now.
+        attempt: u32,
+        /// Where it ran.
+        session: SessionId,
+        /// The report's mark.
+        token: u32,
+    },
+    /// Nobody needs these any more, neither to read them nor to restore anything: arguments and inline results can go. Said once of
+    /// each element of an open run, in ranges, at the end of a step.
+    Released {
+        /// The group.
+        group: GroupId,
+        /// First element.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// The worker may drop its copy of a task's result.
+    DropObject {
+        /// Who.
+        session: SessionId,
+        /// The task whose result it is.
+        task: TaskRef,
     },
     /// The run is over.
     RunEnded {

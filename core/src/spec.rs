@@ -7,6 +7,10 @@ use crate::resources::{ResourceName, Resources};
 pub const TASKS_PER_RUN_MAX: u64 = 1 << 27;
 /// Most groups in one run.
 pub const GROUPS_PER_RUN_MAX: usize = 10_000;
+/// Most groups in one open run, all that were ever added to it together.
+pub const GROUPS_PER_OPEN_RUN_MAX: usize = 100_000;
+/// Most edges of one appended element.
+pub const EDGES_PER_ELEMENT_MAX: usize = 1 << 20;
 /// Most explicit edges of one group.
 pub const EDGES_PER_GROUP_MAX: usize = 4 << 20;
 /// Most bytes of any name.
@@ -27,6 +31,9 @@ pub struct RunSpec {
     pub max_failures: u32,
     /// Run-wide amounts of custom resources. A resource named here counts against the run, not against workers.
     pub totals: Vec<(ResourceName, u64)>,
+    /// Groups and elements may follow: the run ends only after it was closed. Only such a run has results that are kept, counted
+    /// and restored; the client has a reference on each of them until it lets go or the run ends.
+    pub open: bool,
     /// In order: a group depends only on earlier ones.
     pub groups: Vec<GroupSpec>,
 }
@@ -61,6 +68,9 @@ pub enum Length {
     Fixed(u32),
     /// Said by element 0 of that group (ordinal in the run) when it commits. Such a group has only whole dependencies.
     From(usize),
+    /// Elements are appended while the run is open. Such a group has only dependencies on whole groups and on single elements;
+    /// its elements have edges of their own.
+    Growing,
 }
 
 /// A dependency on an earlier group.
@@ -70,13 +80,17 @@ pub struct Dependency {
     pub group: usize,
     /// Which elements wait for which.
     pub kind: DependencyKind,
+    /// The results are read: they are kept until then, and restored when they are lost. Only in open runs.
+    pub data: bool,
 }
 
-/// The three kinds of dependency.
+/// The kinds of dependency.
 #[derive(Clone, Debug)]
 pub enum DependencyKind {
     /// Every element waits for the whole upstream group.
     Whole,
+    /// Every element waits for this one element of the upstream group, which may be a growing one.
+    One(u32),
     /// Element by element along shared axes; see [`Axis`].
     Projection(Vec<Axis>),
     /// Explicit pairs (upstream index, downstream index).

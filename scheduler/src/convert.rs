@@ -108,10 +108,15 @@ pub fn run(wire: &v1::RunSpec, names: &mut Names) -> Result<RunSpec, Refused> {
         max_failures: wire.max_failures,
         totals: amounts(&wire.totals, names)?,
         groups,
+        open: wire.open,
     })
 }
 
-fn group(wire: &v1::GroupSpec, ordinal: usize, names: &mut Names) -> Result<GroupSpec, Refused> {
+/// One group; its ordinal says which others it may refer to.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn group(wire: &v1::GroupSpec, ordinal: usize, names: &mut Names) -> Result<GroupSpec, Refused> {
     let template =
         wire.template.as_ref().ok_or_else(|| malformed(format!("group {ordinal} (`{}`) has no template", wire.name)))?;
     let earlier = |group: u32| -> Result<usize, Refused> {
@@ -142,7 +147,19 @@ fn group(wire: &v1::GroupSpec, ordinal: usize, names: &mut Names) -> Result<Grou
             }
             None => return Err(malformed(format!("group `{}` has a dependency without a kind", wire.name))),
         };
-        dependencies.push(Dependency { group: earlier(dependency.group)?, kind });
+        // What commands read are files, which the machine does not keep.
+        let data = sources_of_function(template).any(|source| source.group == dependency.group);
+        dependencies.push(Dependency { group: earlier(dependency.group)?, kind, data });
+    }
+    for source in sources_of_function(template) {
+        let kind = match &source.select {
+            Some(v1::input_source::Select::All(_)) => DependencyKind::Whole,
+            Some(v1::input_source::Select::Projection(projection)) => DependencyKind::Projection(axes(projection)),
+            Some(v1::input_source::Select::Index(index)) => DependencyKind::One(*index),
+            // Said with each append.
+            Some(v1::input_source::Select::Element(_)) | None => continue,
+        };
+        dependencies.push(Dependency { group: earlier(source.group)?, kind, data: true });
     }
     Ok(GroupSpec {
         name: wire.name.clone(),
@@ -155,6 +172,12 @@ fn group(wire: &v1::GroupSpec, ordinal: usize, names: &mut Names) -> Result<Grou
         policy: policy(wire.policy.as_ref())?,
         resources: resources(wire.resources.as_ref(), names)?,
     })
+}
+
+/// What a function reads: each source is dependency and data in one.
+pub fn sources_of_function(template: &v1::TaskTemplate) -> impl Iterator<Item = &v1::InputSource> {
+    let is_function = matches!(template.command, Some(v1::task_template::Command::Function(_)));
+    template.inputs.iter().filter(move |_| is_function).filter_map(|input| input.source.as_ref())
 }
 
 /// Axes of a projection.
@@ -235,6 +258,8 @@ pub fn finish(report: &v1::AttemptReport, token: u32) -> messages::Finish {
         cpu: report.user_us.saturating_add(report.system_us),
         peak_memory_bytes: report.peak_memory_bytes,
         length: report.length,
+        result: messages::Stored::None,
+        missing: None,
         token,
     }
 }

@@ -4,6 +4,7 @@
 //! own and meet it only through bounded queues.
 
 pub mod auth;
+pub mod content_store;
 pub mod convert;
 pub mod door;
 pub mod http;

@@ -11,10 +11,12 @@ use scalable_core::scheduler::Config;
 use scalable_proto::v1;
 use scalable_provider::local::{LocalOptions, LocalProvider, LocalWorkers};
 use scalable_scheduler::auth::Token;
+use scalable_scheduler::content_store::ContentStore;
 use scalable_scheduler::door::Door;
 use scalable_scheduler::options::Options;
 use scalable_scheduler::reactor::{Identity, Lifetime, Reactor, Stop, Surroundings};
 use scalable_scheduler::{http, provision, records, serve, snapshot};
+use scalable_store::ObjectKey;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -46,6 +48,10 @@ async fn run(options: Options) -> Result<()> {
     let http_listener = bind(options.http, options.any_port).await?;
     let (address, http_address) = (listener.local_addr()?, http_listener.local_addr()?);
     let token_file = std::path::absolute(&options.token_file).context("resolve the token file")?;
+    let object_key = ObjectKey::random().context("draw a key for objects")?;
+    let store_at = SocketAddr::new(options.listen.ip(), 0);
+    let store = ContentStore::start(&options.state_dir.join("store"), store_at, object_key.clone())
+        .with_context(|| format!("start the store in {}", options.state_dir.display()))?;
     let identity = Identity {
         cluster_id: random_hex(16)?,
         epoch: u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_millis())?,
@@ -53,6 +59,8 @@ async fn run(options: Options) -> Result<()> {
         http: format!("http://{http_address}"),
         token_file: token_file.display().to_string(),
         heartbeat_ms: options.heartbeat_ms,
+        object_key,
+        store_address: store.address().to_string(),
     };
 
     let (publisher, reader) = snapshot::channel();
@@ -70,7 +78,7 @@ async fn run(options: Options) -> Result<()> {
     }
 
     let (inbound_sender, inbound) = mpsc::channel(serve::INBOUND_FRAMES_MAX);
-    let routes = serve::Services::new(inbound_sender).router(&token).await.context("build the services")?;
+    let routes = serve::Services::new(inbound_sender, store.into()).router(&token).await.context("build the services")?;
     let (served, ended) = oneshot::channel::<()>();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let server = tonic::transport::Server::builder()

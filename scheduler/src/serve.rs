@@ -14,6 +14,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::auth::Token;
+use crate::content_store::ContentStore;
 use crate::reactor::Reactor;
 
 /// Frames waiting for the reactor, of all peers together.
@@ -58,14 +59,15 @@ pub enum Inbound {
 pub struct Services {
     inbound: mpsc::Sender<Inbound>,
     next: Arc<AtomicU64>,
+    store: Arc<ContentStore>,
 }
 
 type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Services {
-    /// Services that hand over to `inbound`.
-    pub fn new(inbound: mpsc::Sender<Inbound>) -> Self {
-        Services { inbound, next: Arc::new(AtomicU64::new(1)) }
+    /// Services that hand over to `inbound`, and contents to `store`.
+    pub fn new(inbound: mpsc::Sender<Inbound>, store: Arc<ContentStore>) -> Self {
+        Services { inbound, next: Arc::new(AtomicU64::new(1)), store }
     }
 
     /// Everything 8786 answers, behind the token.
@@ -206,6 +208,14 @@ impl v1::control_service_server::ControlService for Services {
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelReply>, Status> {
         self.call(|reactor| reactor.cancel(&request.into_inner())).await
+    }
+
+    async fn offer_content(&self, request: Request<v1::OfferRequest>) -> Result<Response<v1::OfferReply>, Status> {
+        let store = self.store.clone();
+        // Reads a file of the client's: not on the reactor's thread.
+        let answer = tokio::task::spawn_blocking(move || store.offered(&request.into_inner())).await;
+        let answer = answer.map_err(|error| Status::internal(error.to_string()))?;
+        answer.map(Response::new).map_err(Status::invalid_argument)
     }
 
     async fn shutdown(&self, request: Request<v1::ShutdownRequest>) -> Result<Response<v1::ShutdownReply>, Status> {

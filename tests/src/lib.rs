@@ -11,7 +11,7 @@ mod wait;
 
 pub use process::{Finished, Running};
 pub use run::Run;
-pub use sandbox::{ProcessInfo, Sandbox};
+pub use sandbox::{ProcessInfo, Sandbox, binary};
 pub use wait::{DEADLINE, until};
 
 /// True when the long forms of the tests are asked for: `scripts/test --long`.

@@ -180,13 +180,12 @@ impl Attempt {
 
     /// When it began (microseconds since the Unix epoch) and how long it executed. Nothing executed: now, and zero.
     fn times(&self) -> (i64, u64) {
-        let micros = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
         match self.began {
             Some((at, instant)) => {
                 let wall = self.over.unwrap_or_else(Instant::now).saturating_duration_since(instant);
-                (micros(at), wall.as_micros() as u64)
+                (micros_of(at), wall.as_micros() as u64)
             }
-            None => (micros(SystemTime::now()), 0),
+            None => (unix_micros(), 0),
         }
     }
 
@@ -395,6 +394,15 @@ impl Context for Knows<'_> {
     }
 }
 
+fn micros_of(at: SystemTime) -> i64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+}
+
+/// Now, microseconds since the Unix epoch.
+pub fn unix_micros() -> i64 {
+    micros_of(SystemTime::now())
+}
+
 /// Bytes as people write them.
 pub fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -406,7 +414,8 @@ pub fn size(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
-fn signal_name(signal: i32) -> String {
+/// A signal's name in brackets, where it has one.
+pub fn signal_name(signal: i32) -> String {
     nix::sys::signal::Signal::try_from(signal).map(|signal| format!(" ({signal})")).unwrap_or_default()
 }
 

@@ -68,6 +68,8 @@ pub struct Group {
     pub space: Space,
     /// Between SIGTERM and SIGKILL.
     pub grace: Micros,
+    /// Its elements are calls of a function.
+    pub is_function: bool,
     /// Attempts have a directory of their own.
     pub needs_directory: bool,
     /// Inputs whose list of paths is a file the command names.
@@ -151,8 +153,10 @@ impl Catalog {
         }
         let template = group.template.unwrap_or_default();
         let space = Space::new(&group.parameters.unwrap_or_default());
-        let mut refusal = layout::name("group", &group.name).err().map(|e| e.to_string());
-        if !run.directory.is_absolute() {
+        let is_function = matches!(template.command, Some(Command::Function(_)));
+        // The group of a function is no directory's name.
+        let mut refusal = layout::name("group", &group.name).err().map(|e| e.to_string()).filter(|_| !is_function);
+        if !is_function && !run.directory.is_absolute() {
             refusal.get_or_insert_with(|| format!("run directory {:?} is not absolute", run.directory));
         }
         let space = space.or_else(|error| {
@@ -166,6 +170,7 @@ impl Catalog {
         };
         let value = Group {
             environment: self.environment.iter().filter(taken).cloned().collect(),
+            is_function,
             needs_directory: needs_directory(&template),
             lists: lists(&template),
             grace: if group.grace_ms == 0 { GRACE } else { group.grace_ms.saturating_mul(MILLISECOND) },

@@ -59,6 +59,8 @@ pub struct Job {
     pub cgroup: Option<File>,
     /// `NAME=value` in the environment that no other attempt has.
     pub marker: Vec<u8>,
+    /// What it finds as descriptor 3.
+    pub fourth: Option<OwnedFd>,
 }
 
 /// What is done with a child of this process that no attempt can be found for.
@@ -90,6 +92,11 @@ pub enum LaneEvent {
         which: Which,
         /// At least one.
         bytes: Vec<u8>,
+    },
+    /// A socket that is watched for a process can be read, or written where that was asked for, or its other end is closed.
+    Socket {
+        /// Whose.
+        serial: u64,
     },
     /// No process of the attempt is left.
     Ended {
@@ -171,6 +178,7 @@ const KIND_PIDFD: u64 = 0;
 const KIND_STDOUT: u64 = 1;
 const KIND_STDERR: u64 = 2;
 const KIND_ORPHAN: u64 = 3;
+const KIND_SOCKET: u64 = 4;
 
 impl Lane {
     /// A lane for the calling thread, which alone may use it and must live as long as the processes: children belong to the
@@ -223,7 +231,7 @@ impl Lane {
     /// # Errors
     /// No process or pipe could be made: a limit of the system.
     pub fn start(&mut self, job: Job) -> io::Result<i32> {
-        let Job { serial, prepared, stdin, stdout, stderr, cgroup, marker } = job;
+        let Job { serial, prepared, stdin, stdout, stderr, cgroup, marker, fourth } = job;
         let (out_read, out_write) = self.stream(stdout)?;
         let (err_read, err_write) = self.stream(stderr)?;
         let fds = [
@@ -231,15 +239,16 @@ impl Lane {
             out_write.as_ref().map_or(self.null.as_fd(), File::as_fd),
             err_write.as_ref().map_or(self.null.as_fd(), File::as_fd),
         ];
-        let child = spawn(prepared, &Streams { fds, cgroup: cgroup.as_ref().map(File::as_fd) }, &mut self.stacks)?;
+        let streams = Streams { fds, cgroup: cgroup.as_ref().map(File::as_fd), fourth: fourth.as_ref().map(OwnedFd::as_fd) };
+        let child = spawn(prepared, &streams, &mut self.stacks)?;
         self.newest = self.newest.max(serial);
         let pid = child.pid;
         // From here on the process exists: it must be waited for whatever happens.
         self.by_pid.insert(pid, serial);
         let watched = self
-            .watch(child.pidfd.as_fd(), serial << 2 | KIND_PIDFD)
-            .and_then(|()| out_read.as_ref().map_or(Ok(()), |f| self.watch(f.as_fd(), serial << 2 | KIND_STDOUT)))
-            .and_then(|()| err_read.as_ref().map_or(Ok(()), |f| self.watch(f.as_fd(), serial << 2 | KIND_STDERR)));
+            .watch(child.pidfd.as_fd(), serial << 3 | KIND_PIDFD)
+            .and_then(|()| out_read.as_ref().map_or(Ok(()), |f| self.watch(f.as_fd(), serial << 3 | KIND_STDOUT)))
+            .and_then(|()| err_read.as_ref().map_or(Ok(()), |f| self.watch(f.as_fd(), serial << 3 | KIND_STDERR)));
         if let Err(error) = watched {
             self.by_pid.remove(&pid);
             signal_group(pid, libc::SIGKILL);
@@ -268,6 +277,22 @@ impl Lane {
 
     fn watch(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?)
+    }
+
+    /// Watches a socket that the caller shares with a process. It stays watched until it is closed.
+    ///
+    /// # Errors
+    /// A limit of the system.
+    pub fn watch_socket(&self, serial: u64, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.watch(socket, serial << 3 | KIND_SOCKET)
+    }
+
+    /// Whether the caller wants to hear that a socket it watches can be written.
+    pub fn watch_writable(&self, serial: u64, socket: BorrowedFd<'_>, wanted: bool) {
+        let flags = if wanted { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
+        let mut event = EpollEvent::new(flags, serial << 3 | KIND_SOCKET);
+        // It can only fail for a descriptor that is not in the set, and then nobody waits for it.
+        let _ = self.epoll.modify(socket, &mut event);
     }
 
     /// The process id of an attempt that has not ended.
@@ -303,7 +328,7 @@ impl Lane {
         pipe.unwritten = pipe.unwritten.saturating_sub(bytes);
         if pipe.paused && pipe.unwritten < UNWRITTEN_BYTES_MAX / 2 {
             pipe.paused = false;
-            let mut event = EpollEvent::new(EpollFlags::EPOLLIN, serial << 2 | kind);
+            let mut event = EpollEvent::new(EpollFlags::EPOLLIN, serial << 3 | kind);
             // It can only fail for a descriptor that is not in the set, and then there is nothing to read.
             let _ = self.epoll.modify(&pipe.file, &mut event);
         }
@@ -317,14 +342,19 @@ impl Lane {
         let (mut ended, mut orphan_ended, mut more) = (Vec::new(), false, count == EVENTS_MAX);
         for event in &events[..count] {
             let token = event.data();
-            match token & 3 {
-                KIND_STDOUT => more |= self.read(token >> 2, Which::Stdout, out),
-                KIND_STDERR => more |= self.read(token >> 2, Which::Stderr, out),
+            match token & 7 {
+                KIND_STDOUT => more |= self.read(token >> 3, Which::Stdout, out),
+                KIND_STDERR => more |= self.read(token >> 3, Which::Stderr, out),
                 KIND_ORPHAN => {
-                    self.orphan_ended((token >> 2) as i32);
+                    self.orphan_ended((token >> 3) as i32);
                     orphan_ended = true;
                 }
-                _ => ended.push(token >> 2),
+                KIND_SOCKET => {
+                    // The caller may leave something in it: it is looked at again before anything is waited for.
+                    more = true;
+                    out.push(LaneEvent::Socket { serial: token >> 3 });
+                }
+                _ => ended.push(token >> 3),
             }
         }
         for serial in &ended {
@@ -352,7 +382,7 @@ impl Lane {
                 pipe.unwritten += count;
                 if pipe.unwritten >= UNWRITTEN_BYTES_MAX {
                     pipe.paused = true;
-                    let mut none = EpollEvent::new(EpollFlags::empty(), serial << 2 | kind);
+                    let mut none = EpollEvent::new(EpollFlags::empty(), serial << 3 | kind);
                     let _ = self.epoll.modify(&pipe.file, &mut none);
                 }
                 out.push(LaneEvent::Output { serial, which, bytes: self.buffer[..count].to_vec() });
@@ -446,7 +476,7 @@ impl Lane {
         }
         let Some(orphan) = self.orphans.get_mut(&pid) else { return };
         if orphan.pidfd.is_none() {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, (pid as u64) << 2 | KIND_ORPHAN);
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, (pid as u64) << 3 | KIND_ORPHAN);
             // Without a descriptor (the limit of open files) it is tried again with the next attempt's end or sweep.
             orphan.pidfd = pidfd_open(pid).ok().filter(|fd| self.epoll.add(fd, event).is_ok());
         }
@@ -519,8 +549,12 @@ fn signal(pid: i32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// A child that has only just been made has no group yet: then it is signalled itself.
 fn signal_group(pid: i32, number: i32) {
-    signal(-pid, number);
+    // SAFETY: no memory is involved.
+    if unsafe { libc::kill(-pid, number) } != 0 && Errno::last() == Errno::ESRCH {
+        signal(pid, number);
+    }
 }
 
 fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {

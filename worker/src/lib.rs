@@ -13,6 +13,8 @@ pub mod cgroup;
 pub mod connection;
 pub mod content;
 pub mod descendants;
+pub mod directory;
+pub mod function;
 pub mod helpers;
 pub mod job;
 pub mod lane;

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use prost::Message;
 use scalable_core::link::{Arrival, Receiver, Sender};
 use scalable_proto::v1::{
     Acks, Bind, Hello, ProtocolRange, Resources, SchedulerControl, SchedulerData, WorkerBatch, WorkerControl, WorkerData,
@@ -45,6 +44,12 @@ pub struct Identity {
     pub resources: Resources,
     /// The machine's name.
     pub host: String,
+    /// Which programs can run here.
+    pub architecture: String,
+    /// Where it answers peers.
+    pub peer_address: String,
+    /// The C library they find.
+    pub libc: String,
     /// The only cluster it may belong to; empty is any.
     pub cluster_id: String,
 }
@@ -55,6 +60,13 @@ pub struct Identity {
 pub enum Said {
     /// A session began; whatever an earlier one had asked for is void.
     NewSession,
+    /// Before either of these: the key that objects are fetched with, and where the run's output store is.
+    Welcome {
+        /// 32 bytes, or none.
+        object_key: bytes::Bytes,
+        /// `host:port`, or empty.
+        store_address: String,
+    },
     /// The same session goes on.
     Resumed,
     /// A frame on control, once and in order.
@@ -254,7 +266,9 @@ impl Link {
             resources: Some(identity.resources),
             pid: std::process::id(),
             host: identity.host,
-            ..WorkerHello::default()
+            architecture: identity.architecture,
+            libc: identity.libc,
+            peer_address: identity.peer_address,
         };
         let (generation, frames, out) = self.control.begin(now);
         // The receiver is alive: it is the other end of what was just made.
@@ -301,11 +315,11 @@ impl Link {
     }
 
     /// Sends a batch, now or when the connection is back. To be asked before: [`Link::takes_batches`].
-    pub fn send_batch(&mut self, batch: WorkerBatch) {
+    /// `bytes` is about its size: to measure it would cost as much as to encode it.
+    pub fn send_batch(&mut self, batch: WorkerBatch, bytes: usize) {
         let Ok(frame) = self.to_data.push(|seq| WorkerData { seq, body: Some(worker_data::Body::Batch(batch)) }) else {
             return self.forget(Instant::now());
         };
-        let bytes = frame.encoded_len();
         self.data_bytes_sum += bytes;
         self.data_bytes.push_back((frame.seq, bytes));
         if let Some(out) = self.data.up() {
@@ -437,6 +451,7 @@ impl Link {
                 PROTOCOL.end()
             )));
         }
+        out.push(Said::Welcome { object_key: welcome.object_key.clone(), store_address: welcome.store_address.clone() });
         self.heartbeat = Duration::from_millis(u64::from(welcome.heartbeat_ms).clamp(10, 60_000));
         self.heartbeat_due = now + self.heartbeat;
         let received = welcome.received.unwrap_or_default();

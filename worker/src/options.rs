@@ -1,5 +1,6 @@
 //! Flags of `scalable-worker`, and quantities as people write them.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -58,6 +59,19 @@ pub struct Options {
     /// Refuse any other cluster than this one.
     #[arg(long, value_name = "ID")]
     pub cluster_id: Option<String>,
+    /// Directory of programs that functions are part of, each named by its BLAKE3 digest.
+    #[arg(long, value_name = "DIR")]
+    pub executables: Option<PathBuf>,
+    /// Directory for results that do not fit into memory and for programs that are fetched; of this worker alone [default: a new one
+    /// for temporary files, removed at the end].
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Memory for results that stay here [default: a quarter of `--memory`, else of this machine's].
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub object_memory: Option<u64>,
+    /// Where other workers and clients fetch results.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub peer_address: SocketAddr,
     /// End at once when the process that started this one ends.
     #[arg(long)]
     pub die_with_parent: bool,
@@ -89,6 +103,12 @@ impl Options {
         }
     }
 
+    /// Bytes of memory for results.
+    pub fn object_memory(&self) -> u64 {
+        let of = self.memory.or_else(machine_memory).unwrap_or(OBJECT_MEMORY * 4);
+        self.object_memory.unwrap_or(of / 4)
+    }
+
     /// The worker's name.
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| format!("{}-{}", host(), std::process::id()))
@@ -98,6 +118,16 @@ impl Options {
     pub fn url(&self) -> String {
         if self.address.contains("://") { self.address.clone() } else { format!("http://{}", self.address) }
     }
+}
+
+/// Memory for results where nothing is known of the machine's, bytes.
+const OBJECT_MEMORY: u64 = 512 << 20;
+
+/// The machine's memory, bytes.
+fn machine_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Name of this machine.

@@ -114,6 +114,8 @@ pub struct Streams<'a> {
     pub fds: [BorrowedFd<'a>; 3],
     /// `cgroup.procs` of the group the child is to enter, open for writing.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// What the child finds as descriptor 3, if anything.
+    pub fourth: Option<BorrowedFd<'a>>,
 }
 
 /// Which step failed in the child.
@@ -146,6 +148,7 @@ struct Shared {
     directory: *const c_char,
     fds: [c_int; 3],
     cgroup: c_int,
+    fourth: c_int,
     agent: libc::pid_t,
     /// Limit of open files to give back, where the agent raised its own.
     files: libc::rlimit,
@@ -338,6 +341,7 @@ pub fn spawn(prepared: Prepared, streams: &Streams<'_>, stacks: &mut Stacks) -> 
         directory: prepared.directory.as_ref().map_or(ptr::null(), |d| d.as_ptr()),
         fds: [streams.fds[0].as_raw_fd(), streams.fds[1].as_raw_fd(), streams.fds[2].as_raw_fd()],
         cgroup: streams.cgroup.map_or(-1, |fd| fd.as_raw_fd()),
+        fourth: streams.fourth.map_or(-1, |fd| fd.as_raw_fd()),
         agent: std::process::id() as libc::pid_t,
         files: stacks.files.unwrap_or(libc::rlimit { rlim_cur: 0, rlim_max: 0 }),
         files_set: stacks.files.is_some(),
@@ -431,6 +435,17 @@ extern "C" fn child(argument: *mut c_void) -> c_int {
                 fail(Step::Streams, result);
             }
             to += 1;
+        }
+        if (*shared).fourth >= 0 {
+            // Last: what it overwrites is needed no more. One that lies there already only stays open.
+            let from = (*shared).fourth as usize;
+            let result = match from {
+                3 => raw(libc::SYS_fcntl, [3, libc::F_SETFD as usize, 0, 0, 0]),
+                _ => raw(libc::SYS_dup3, [from, 3, 0, 0, 0]),
+            };
+            if result < 0 {
+                fail(Step::Streams, result);
+            }
         }
         if (*shared).files_set {
             // Best effort: a program with a higher limit than it was promised still runs.

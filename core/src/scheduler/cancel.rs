@@ -18,7 +18,12 @@ impl Scheduler {
             Some(_) => return,
             None => {
                 run.cancelling |= run.end.is_none();
-                run.group_ids().collect()
+                let groups = run.groups.clone();
+                self.close_run(run_id, out);
+                for &group in &groups {
+                    self.let_go(group, 0, u32::MAX);
+                }
+                groups
             }
         };
         let (first, end) = match index {
@@ -29,6 +34,7 @@ impl Scheduler {
         for &group in &groups {
             if index.is_none() {
                 self.close_open(group, Closed::Cancelled, out);
+                self.cancel_growth(group, out);
             }
             self.cancel_unstarted(group, first, end, out);
             self.refuse_cancel_of_ended(group, first, end);
@@ -42,7 +48,7 @@ impl Scheduler {
     }
 
     /// What waits, is ready or backs off ends here and now.
-    fn cancel_unstarted(&mut self, id: GroupId, first: u32, end: u32, out: &mut Outbox) {
+    pub(super) fn cancel_unstarted(&mut self, id: GroupId, first: u32, end: u32, out: &mut Outbox) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let mut hit: Vec<(u32, u32)> = Vec::new();
         let mut take = |set: &mut super::interval_set::IntervalSet| -> u32 {
@@ -119,7 +125,7 @@ impl Scheduler {
     pub(super) fn stop_run(&mut self, id: RunId, out: &mut Outbox) {
         let Some(run) = self.runs.get(&id) else { return };
         let mut asked: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for group in run.group_ids() {
+        for group in run.groups.clone() {
             if self.groups.get(&group).is_none_or(|group| group.always) {
                 continue;
             }

@@ -23,6 +23,7 @@ macro_rules! ensure {
         }
     };
 }
+pub(super) use ensure;
 
 impl Scheduler {
     /// Checks the whole state. For tests: its cost is proportional to everything there is.
@@ -35,6 +36,10 @@ impl Scheduler {
             self.settling.is_empty() && self.changed.is_empty() && self.unreserved.is_empty() && self.limits_changed.is_empty(),
             "work was left over at the end of a step"
         );
+        ensure!(
+            self.edges_met.is_empty() && self.sweeping.is_empty() && self.closing.is_empty(),
+            "references were left over at the end of a step"
+        );
         self.check_rows()?;
         for (slot, worker) in self.workers.iter().enumerate() {
             if let Some(worker) = worker {
@@ -45,6 +50,8 @@ impl Scheduler {
             self.check_group(*id, group).map_err(|what| format!("group {} '{}': {what}", id.0, group.name))?;
         }
         self.check_runs()?;
+        self.check_edges()?;
+        self.check_objects()?;
         self.check_index()
     }
 
@@ -178,7 +185,7 @@ impl Scheduler {
         ensure!(running == group.running, "{running} execute and it counts {}", group.running);
         let ended = group.succeeded.len() + group.failed.len() + group.skipped.len() + group.cancelled.len();
         ensure!(group.unsettled == length - ended, "{ended} of {length} are over and it counts {} to go", group.unsettled);
-        let over = (group.length.is_some() || group.closed.is_some()) && ended == length;
+        let over = !group.growing && (group.length.is_some() || group.closed.is_some()) && ended == length;
         ensure!(over == group.over, "over: {over}, and it says {}", group.over);
         ensure!(
             group.max_parallel == 0 || group.dispatched.len() as u32 <= group.max_parallel,
@@ -215,52 +222,58 @@ impl Scheduler {
         if run.end.is_some() {
             return Ok(());
         }
-        let counts = |up: &Group, index: u32| {
+        let counts = |up: &Group, index: u32, data: bool| {
             up.succeeded.contains(index)
+                || !data && up.restoring.contains(index)
                 || group.always && (up.failed.contains(index) || up.skipped.contains(index) || up.cancelled.contains(index))
         };
         let mut left = u32::from(group.length.is_none());
-        for upstream in &group.upstreams {
+        for upstream in group.upstreams.iter().filter(|upstream| upstream.is_gate()) {
             let up = self.groups.get(&upstream.group).ok_or("an upstream group is not known")?;
-            if matches!(upstream.kind, UpstreamKind::Whole) {
-                let met = up.over && (group.always || !up.has_trouble());
-                ensure!(met == upstream.met, "the dependency on '{}' is met: {met}, and it says {}", up.name, upstream.met);
-                left += u32::from(!met);
-            }
+            let met = match &upstream.kind {
+                UpstreamKind::One(index) => counts(up, *index, upstream.data),
+                _ => up.over && (group.always || !up.has_trouble()),
+            };
+            // What was met once and is not read stays met whatever becomes of the result.
+            let stays = upstream.met && !upstream.data && up.kept;
+            ensure!(met == upstream.met || stays, "the gate on '{}' is met: {met}, and it says {}", up.name, upstream.met);
+            left += u32::from(!upstream.met);
         }
-        ensure!(left == group.whole_left, "{left} whole dependencies are left and it counts {}", group.whole_left);
+        ensure!(left == group.whole_left, "{left} gates are closed and it counts {}", group.whole_left);
         let skipped_or_cancelled = |index| group.skipped.contains(index) || group.cancelled.contains(index);
         for index in 0..group.length.unwrap_or(0) {
-            let mut met = left == 0;
-            for upstream in &group.upstreams {
+            let mut met = left == 0 && group.cells.get(index).left == 0;
+            for upstream in group.upstreams.iter().filter(|upstream| !upstream.is_gate()) {
                 let up = self.groups.get(&upstream.group).ok_or("an upstream group is not known")?;
-                let satisfied = match &upstream.kind {
-                    UpstreamKind::Whole => continue,
-                    UpstreamKind::Projection { plan, .. } => plan.upstream_of(index).into_iter().all(|from| counts(up, from)),
-                    UpstreamKind::Edges(edges) => {
-                        edges.pairs.iter().filter(|(_, to)| *to == index).all(|(from, _)| counts(up, *from))
-                    }
-                };
+                let satisfied = upstream.upstream_of(index).into_iter().all(|from| counts(up, from, upstream.data));
+                let says = upstream.satisfied.contains(index);
+                let stays = says && !upstream.data && up.kept;
                 ensure!(
-                    satisfied == upstream.satisfied.contains(index),
-                    "element {index} may go on after '{}': {satisfied}, and it says otherwise",
+                    satisfied == says || stays,
+                    "element {index} may go on after '{}': {satisfied}, and it says {says}",
                     up.name
                 );
-                met &= satisfied;
+                met &= says;
             }
             ensure!(!(met && group.waiting.contains(index)), "element {index} waits for nothing");
-            ensure!(met || group.waiting.contains(index) || skipped_or_cancelled(index), "element {index} went on too early");
+            // What has begun, or is over, may have read what is lost by now.
+            let begun = group.kept && !group.queues.iter().any(|queue| queue.ready.contains(index));
+            ensure!(
+                met || begun || group.waiting.contains(index) || skipped_or_cancelled(index),
+                "element {index} went on too early"
+            );
         }
         Ok(())
     }
 
     fn check_runs(&self) -> Result<(), String> {
         for (id, run) in &self.runs {
-            let groups = || run.group_ids().filter_map(|id| self.groups.get(&id));
-            ensure!(groups().count() as u32 == run.groups, "run {} has lost a group", id.0);
+            let groups = || run.groups.iter().filter_map(|id| self.groups.get(id));
+            ensure!(groups().count() == run.groups.len(), "run {} has lost a group", id.0);
             let over = groups().filter(|group| group.over).count() as u32;
             ensure!(over == run.groups_over, "run {}: {over} groups are over and it counts {}", id.0, run.groups_over);
-            ensure!(run.end.is_some() == (over == run.groups), "run {}: {over} of {} groups, {:?}", id.0, run.groups, run.end);
+            let ended = over as usize == run.groups.len() && !run.open;
+            ensure!(run.end.is_some() == ended, "run {}: {over} of {} groups, {:?}", id.0, run.groups.len(), run.end);
             let failures: u32 = groups().map(|group| group.failed.len()).sum();
             ensure!(failures == run.failures, "run {}: {failures} failures and it counts {}", id.0, run.failures);
             let mut used = Resources::default();

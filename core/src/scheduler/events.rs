@@ -7,7 +7,7 @@ use super::mutation::Mutation;
 use super::rows::{Place, Row};
 use super::task_table::{TaskEvent, TaskState};
 use crate::ids::{Handle, Micros, SessionId};
-use crate::messages::{EventKind, Finish, Outbox, OutcomeClass, Output, WorkerEvent, WorkerState};
+use crate::messages::{EventKind, Finish, Outbox, OutcomeClass, Output, Stored, WorkerEvent, WorkerState};
 use crate::resources::Resources;
 
 impl Scheduler {
@@ -65,6 +65,7 @@ impl Scheduler {
             } else {
                 book.unheld += 1;
             }
+            self.rich.insert(worker);
             self.changed.insert(worker);
         } else if prompt {
             self.measure_round_trip(worker, now.saturating_sub(since));
@@ -86,12 +87,21 @@ impl Scheduler {
         if place == Place::Admitted && prompt && has_executed(finish.class) {
             self.measure_round_trip(worker, now.saturating_sub(since).saturating_sub(finish.wall));
         }
+        let mut class = as_reported(finish.class);
+        if class == OutcomeClass::InputLost && state != TaskState::Cancelling {
+            // Ends of the same batch count before what is said of their results.
+            self.settle(out);
+            let missing = finish.missing.as_ref().map_or(&[][..], |missing| &missing.0);
+            if !self.inputs_missing(missing, out) {
+                class = OutcomeClass::InfraStart;
+            }
+        }
         match finish.class {
             OutcomeClass::Succeeded => self.commit(slot, finish, out),
             _ if state == TaskState::Cancelling => self.end_cancelled(slot, Some(finish), Some(finish.token), out),
-            class => {
-                self.attempt_failed(now, slot, as_reported(class), Some(finish), out);
-                if class == OutcomeClass::Preempted {
+            reported => {
+                self.attempt_failed(now, slot, class, Some(finish), out);
+                if reported == OutcomeClass::Preempted {
                     self.hands_back(worker, out);
                 }
             }
@@ -111,19 +121,32 @@ impl Scheduler {
     fn commit(&mut self, slot: u32, finish: &Finish, out: &mut Outbox) {
         let row = self.rows.get(slot);
         let (task, attempt, state) = (row.task(), row.attempt, row.state);
-        let session = self.worker(row.worker).session;
+        let worker = row.worker;
+        let session = self.worker(worker).session;
         let cancelled_too = self.mutations.has(Mutation::CommitCancelled);
         if self.counts.task(state, TaskEvent::Commit, 1).is_none() && !cancelled_too {
             out.push(Output::Superseded { token: finish.token });
+            if matches!(finish.result, Stored::Held(_)) {
+                out.push(Output::DropObject { session, task });
+            }
             self.end_cancelled(slot, Some(finish), None, out);
             return;
         }
         if !self.mutations.has(Mutation::CommitTwice) {
             self.close_row(slot, Some(finish));
         }
-        out.push(Output::Committed { task, attempt, session, token: finish.token });
+        let group = self.group_of(task.group);
+        let again = !group.restoring.is_empty() && group.restoring.contains(task.index);
+        if group.kept && (again || finish.result != Stored::None) {
+            self.store_result(worker, task, finish.result);
+        }
+        let token = finish.token;
+        out.push(match again && !self.mutations.has(Mutation::CommitAgain) {
+            true => Output::Restored { task, attempt, session, token },
+            false => Output::Committed { task, attempt, session, token },
+        });
         self.note_end(task.group, task.index, task.index + 1, End::Succeeded);
-        if task.index == 0 {
+        if task.index == 0 && !again {
             self.open_groups(task, finish.length, out);
         }
     }
@@ -227,7 +250,7 @@ fn as_reported(class: OutcomeClass) -> OutcomeClass {
     match class {
         // It ended what nobody cancelled: not the task's fault, and bounded.
         OutcomeClass::Cancelled | OutcomeClass::LostWorker => OutcomeClass::InfraStart,
-        OutcomeClass::Poison | OutcomeClass::DependencyFailed => OutcomeClass::AppError,
+        OutcomeClass::Poison | OutcomeClass::DependencyFailed | OutcomeClass::Rejected => OutcomeClass::AppError,
         class => class,
     }
 }

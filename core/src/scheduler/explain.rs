@@ -6,7 +6,7 @@
 use super::Scheduler;
 use super::depend::UpstreamKind;
 use super::group::{Closed, Failure, Group, Queue, Run};
-use super::rows::{Place, Row};
+use super::rows::{NIL, Place, Row};
 use super::task_table::TaskState;
 use super::worker_book::Worker;
 use crate::ids::{GroupId, MILLISECOND, Micros, SECOND, TaskRef};
@@ -34,14 +34,14 @@ impl Scheduler {
         }
         let state = self.task_state(task)?;
         let sentence = match state {
-            TaskState::Waiting => self.explain_waiting(group, task.index),
+            TaskState::Waiting => self.explain_again(group, task.index) + &self.explain_waiting(group, task.index),
             TaskState::Ready => self.explain_ready(task, group, run),
             TaskState::Backoff => self.explain_backoff(group, task.index, now),
             TaskState::Assigned | TaskState::Running | TaskState::Retracting | TaskState::Cancelling => {
                 let slot = *group.dispatched.get(&task.index)?;
                 self.explain_dispatched(slot, now)
             }
-            TaskState::Succeeded => format!("attempt {} succeeded and its result is committed", group.attempts(task.index)),
+            TaskState::Succeeded => self.explain_succeeded(group, task.index),
             TaskState::Failed => self.explain_failed(group, task.index),
             TaskState::Skipped => self.explain_skipped(group, task.index),
             TaskState::Cancelled => self.explain_cancelled(group, run, task.index),
@@ -65,6 +65,7 @@ impl Scheduler {
                 let root = format!("{}, which {}", self.name_of(root), self.ended_how(root));
                 (TaskState::Skipped, format!("'{}' never had an element because of {root}", group.name))
             }
+            (Some(Closed::Refused), _) => (TaskState::Failed, format!("'{}' was refused", group.name)),
             (Some(Closed::Cancelled), _) => {
                 (TaskState::Cancelled, format!("'{}' was cancelled before it had an element{}", group.name, why_cancelled(run)))
             }
@@ -97,17 +98,13 @@ impl Scheduler {
                 let trouble = up.failed.contains(index) || up.skipped.contains(index) || up.cancelled.contains(index);
                 up.succeeded.contains(index) || group.always && trouble
             };
-            let named: Vec<u32> = match &upstream.kind {
-                UpstreamKind::Whole if !upstream.met => {
-                    return format!("it waits for all of {}", self.progress(upstream.group, up));
-                }
-                UpstreamKind::Whole => continue,
-                _ if upstream.satisfied.contains(index) => continue,
-                UpstreamKind::Projection { plan, .. } => plan.upstream_of(index),
-                UpstreamKind::Edges(edges) => {
-                    edges.pairs.iter().filter(|(_, down)| *down == index).map(|(from, _)| *from).collect()
-                }
-            };
+            if upstream.met || !upstream.is_gate() && upstream.satisfied.contains(index) {
+                continue;
+            }
+            if matches!(upstream.kind, UpstreamKind::Whole) {
+                return format!("it waits for all of {}", self.progress(upstream.group, up));
+            }
+            let named = upstream.upstream_of(index);
             let mut left = named.iter().copied().filter(|index| !over(*index));
             let Some(first) = left.next() else { continue };
             let task = TaskRef { group: upstream.group, index: first };
@@ -117,7 +114,48 @@ impl Scheduler {
             };
             return format!("it waits for {}, which is {}{more}", self.name_of(task), self.state_word(task));
         }
-        "it waits for its dependencies".to_owned()
+        let head = if group.cells.is_empty() { NIL } else { group.cells.get(index).ups };
+        let mut unmet = self.edges.led_into(head).map(|at| self.edges.get(at)).filter(|edge| !edge.met).map(|edge| edge.up);
+        // The one that is nearest to its end says most.
+        let Some(first) = unmet.next() else { return "it waits for its dependencies".to_owned() };
+        let more = match unmet.count() {
+            0 => String::new(),
+            more => format!(", and for {more} more"),
+        };
+        let again = self.groups.get(&first.group).is_some_and(|up| up.restoring.contains(first.index));
+        let again = if again { ": its result was lost and is made again" } else { "" };
+        format!("it waits for {}, which is {}{more}{again}", self.name_of(first), self.state_word(first))
+    }
+
+    /// What is to be said of a committed result.
+    fn explain_succeeded(&self, group: &Group, index: u32) -> String {
+        let mut sentence = format!("attempt {} succeeded and its result is committed", group.attempts(index));
+        let Some(object) = group.objects.get(&index) else { return sentence };
+        let size = bytes(object.size);
+        match &object.holders[..] {
+            [] => {
+                let _ = write!(sentence, "; nobody needs its {size} now, and it would be made again");
+            }
+            [only] => {
+                let worker = self.worker(*only);
+                let _ = write!(sentence, "; its {size} are on worker '{}' only", worker.name);
+                if worker.state == WorkerState::Draining {
+                    sentence.push_str(", which is draining: if they are still needed when it has gone they are made again");
+                }
+            }
+            holders => {
+                let _ = write!(sentence, "; its {size} are on {} workers", holders.len());
+            }
+        }
+        sentence
+    }
+
+    /// What made a task that was over begin again.
+    fn explain_again(&self, group: &Group, index: u32) -> String {
+        match group.restoring.contains(index) {
+            true => "its result was lost with its last holder and is made again; ".to_owned(),
+            false => String::new(),
+        }
     }
 
     /// How far a group is, for somebody who waits for all of it.
@@ -145,7 +183,14 @@ impl Scheduler {
     }
 
     fn explain_ready(&self, task: TaskRef, group: &Group, run: &Run) -> String {
-        let mut sentence = self.last_attempt(group, task.index);
+        let mut sentence = self.explain_again(group, task.index);
+        if sentence.is_empty() {
+            sentence = self.last_attempt(group, task.index);
+        }
+        if run.paused {
+            sentence.push_str("nothing of its run is dispatched: its client does not read its results");
+            return sentence;
+        }
         for &(name, amount) in &group.totals {
             let (total, used) = (run.totals.custom(name), run.totals_used.custom(name));
             if total - used < amount {
@@ -342,6 +387,13 @@ impl Scheduler {
     fn explain_failed(&self, group: &Group, index: u32) -> String {
         let attempts = group.attempts(index);
         let attempts = plural(attempts, "attempt");
+        if group.rejected.contains(index) {
+            return "it was refused when it was appended".to_owned();
+        }
+        if group.lost_for_good.contains(index) {
+            let most = self.config.restores_max;
+            return format!("it failed after {attempts}: its result was lost with its holders more than {most} times");
+        }
         let Some(detail) = group.detail(index) else { return format!("it failed after {attempts}") };
         let Some(failure) = detail.last else { return format!("it failed after {attempts}") };
         let policy = &group.policy;
@@ -364,13 +416,7 @@ impl Scheduler {
         // What it needs itself and did not get: known while the run lives, else the root alone is.
         for upstream in &group.upstreams {
             let Some(up) = self.groups.get(&upstream.group) else { continue };
-            let needed: Vec<u32> = match &upstream.kind {
-                UpstreamKind::Whole => continue,
-                UpstreamKind::Projection { plan, .. } => plan.upstream_of(index),
-                UpstreamKind::Edges(edges) => {
-                    edges.pairs.iter().filter(|(_, down)| *down == index).map(|(from, _)| *from).collect()
-                }
-            };
+            let needed = upstream.upstream_of(index);
             if let Some(from) = needed.into_iter().find(|from| up.cancelled.contains(*from)) {
                 return format!("it never ran because {}[{from}], which it needs, was cancelled", up.name);
             }

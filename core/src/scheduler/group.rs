@@ -1,6 +1,7 @@
 //! What the machine keeps of a group and of a run. A group is ranges; only tasks that needed something of their own have a memo.
 
 use super::depend::Upstream;
+use super::edges::Cells;
 use super::interval_set::IntervalSet;
 use super::ready::ClassKey;
 use crate::ids::{GroupId, Micros, RunId, SessionId, ShapeId, TaskRef};
@@ -79,8 +80,12 @@ pub(super) struct Group {
     pub(super) grown: SmallVec<[ShapeId; 2]>,
     /// What comes out of the run's totals.
     pub(super) totals: Vec<(ResourceName, u64)>,
-    /// Nothing while it is open.
+    /// Nothing while it is open. Of a growing group what it has so far.
     pub(super) length: Option<u32>,
+    /// More elements may be appended.
+    pub(super) growing: bool,
+    /// Of an open run: what becomes of its results is followed.
+    pub(super) kept: bool,
     /// The group whose element 0 says the length.
     pub(super) length_from: Option<GroupId>,
     /// Groups open on this one's element 0.
@@ -107,8 +112,27 @@ pub(super) struct Group {
     /// Elements whose end was not passed on yet; over at 0.
     pub(super) unsettled: u32,
     pub(super) over: bool,
-    /// It was open when it was skipped or cancelled: it has no element.
+    /// It was open when it was skipped or cancelled: it has no element. Or it was refused: every element of it is rejected.
     pub(super) closed: Option<Closed>,
+    /// It grows, and what it needs will never be: so appended elements are skipped at once.
+    pub(super) doomed: Option<TaskRef>,
+    /// Refused when they were appended; part of `failed`.
+    pub(super) rejected: IntervalSet,
+    /// Given up because their results were lost too often; part of `failed`.
+    pub(super) lost_for_good: IntervalSet,
+    /// Committed once and to be made again: not over now, and part of another state.
+    pub(super) restoring: IntervalSet,
+    /// The client has no reference on them.
+    pub(super) let_go: IntervalSet,
+    /// Nobody needs them any more.
+    pub(super) released: IntervalSet,
+    /// Groups that something of this one waits for as a whole, by itself or through what it waits for: none of those may come to
+    /// wait for this one.
+    pub(super) behind: SmallVec<[GroupId; 2]>,
+    /// Edges of single elements.
+    pub(super) cells: Cells,
+    /// Results that workers hold, or held and may have to be made again.
+    pub(super) objects: BTreeMap<u32, Object>,
     pub(super) memos: BTreeMap<u32, Memo>,
     /// Attempts that came to something and were followed by another. One that was taken back unstarted is not among them.
     pub(super) retried: u32,
@@ -118,9 +142,22 @@ pub(super) struct Group {
     pub(super) cpu_mean: Option<Micros>,
 }
 
-/// How an open group ended without ever having an element.
+/// The result of a task on the workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Object {
+    /// Bytes.
+    pub(super) size: u64,
+    /// Slots of the workers that have it, oldest first. None: it was dropped, or lost.
+    pub(super) holders: SmallVec<[u32; 2]>,
+    /// How often the last holder was lost.
+    pub(super) losses: u32,
+}
+
+/// How an open group ended without ever having an element, or that it was never taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closed {
+    /// It was refused.
+    Refused,
     /// Because of that failure.
     Skipped(TaskRef),
     /// By request.
@@ -130,6 +167,36 @@ pub(super) enum Closed {
 impl Group {
     pub(super) fn ready_len(&self) -> u32 {
         self.queues.iter().map(|queue| queue.ready.len()).sum()
+    }
+
+    /// How far everything from `at` on is over, at most up to `end`, or how far it is over in the same way.
+    pub(super) fn over_until(&self, at: u32, end: u32) -> u32 {
+        let sets = [&self.succeeded, &self.failed, &self.skipped, &self.cancelled];
+        sets.into_iter().map(|set| set.range_end(at, end)).max().unwrap_or(at)
+    }
+
+    /// The first element after `at` and before `end` that is over, or `end`.
+    pub(super) fn over_after(&self, at: u32, end: u32) -> u32 {
+        let sets = [&self.succeeded, &self.failed, &self.skipped, &self.cancelled];
+        let next = |set: &IntervalSet| set.within(at.saturating_add(1), end).next().map(|(first, _)| first);
+        sets.into_iter().filter_map(next).min().unwrap_or(end)
+    }
+
+    /// Whether every element of `first..end` is over.
+    pub(super) fn all_over(&self, first: u32, end: u32) -> bool {
+        let mut at = first;
+        while at < end {
+            match self.over_until(at, end) {
+                until if until > at => at = until,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// True when it is over without success.
+    pub(super) fn in_trouble(&self, index: u32) -> bool {
+        self.failed.contains(index) || self.skipped.contains(index) || self.cancelled.contains(index)
     }
 
     /// True when something in it is over without success.
@@ -142,7 +209,8 @@ impl Group {
         match self.memos.get(&index) {
             Some(memo) => memo.attempts,
             None => {
-                u32::from(self.dispatched.contains_key(&index) || self.succeeded.contains(index) || self.failed.contains(index))
+                let failed = self.failed.contains(index) && !self.rejected.contains(index);
+                u32::from(failed || self.dispatched.contains_key(&index) || self.succeeded.contains(index))
             }
         }
     }
@@ -180,9 +248,17 @@ pub(super) struct Run {
     /// Run-wide amounts.
     pub(super) totals: Resources,
     pub(super) totals_used: Resources,
-    pub(super) first_group: GroupId,
-    pub(super) groups: u32,
+    /// In order of their ordinals.
+    pub(super) groups: Vec<GroupId>,
     pub(super) groups_over: u32,
+    /// Groups and elements may follow.
+    pub(super) open: bool,
+    /// It was submitted as an open run: its results are followed until it ends.
+    pub(super) kept: bool,
+    /// Nothing of it is dispatched.
+    pub(super) paused: bool,
+    /// The group that was placed last: the next one is due.
+    pub(super) turn: GroupId,
     /// Tasks that failed.
     pub(super) failures: u32,
     /// Somebody cancelled the whole run.
@@ -196,11 +272,4 @@ pub(super) struct Run {
     pub(super) throttled: BTreeSet<GroupId>,
     /// Tasks of fixed and known lengths.
     pub(super) tasks: u64,
-}
-
-impl Run {
-    pub(super) fn group_ids(&self) -> impl Iterator<Item = GroupId> + use<> {
-        let first = self.first_group.0;
-        (first..first + self.groups).map(GroupId)
-    }
 }

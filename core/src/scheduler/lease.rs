@@ -4,6 +4,7 @@
 use super::Scheduler;
 use super::ended::Ended;
 use super::mutation::Mutation;
+use super::restore::Loss;
 use super::task_table::TaskState;
 use super::worker_book::Worker;
 use super::worker_table::SessionEvent;
@@ -24,10 +25,10 @@ impl Scheduler {
             self.lose(now, old, "the worker registered again under a new session", out);
         }
         let names = [&spec.name, &spec.pool].into_iter().chain(&spec.components);
-        let refusal = if let Some(bad) = names.into_iter().find(|name| super::submit::bad_name(name).is_some()) {
+        let refusal = if let Some(bad) = names.into_iter().find(|name| super::accept::bad_name(name).is_some()) {
             Some(format!(
                 "{:?} is not a name of 1 to {NAME_BYTES_MAX} bytes without control characters",
-                super::submit::shown(bad)
+                super::accept::shown(bad)
             ))
         } else if spec.components.len() > COMPONENTS_MAX {
             Some(format!("a worker may serve at most {COMPONENTS_MAX} components by name; serve '*' instead"))
@@ -67,6 +68,7 @@ impl Scheduler {
             prefetched_shapes: Default::default(),
             reserved: false,
             alone: false,
+            objects: Default::default(),
         };
         let deadline = worker.deadline;
         let slot = match self.free_workers.pop() {
@@ -169,7 +171,7 @@ impl Scheduler {
             return self.lose(now, slot, "the session ended with attempts left on the worker", out);
         }
         self.session_event(slot, SessionEvent::Leave, out);
-        self.remove_worker(slot, "said goodbye");
+        self.remove_worker(slot, "said goodbye", Loss::Left, out);
     }
 
     /// The provider says that the worker of this name is dead.
@@ -205,11 +207,13 @@ impl Scheduler {
         if let Some(pool) = self.pool_mut(&pool) {
             pool.lost += 1;
         }
-        self.remove_worker(slot, reason);
+        // What the loss of its attempts has ended reads nothing any more.
+        self.settle(out);
+        self.remove_worker(slot, reason, Loss::Failed, out);
     }
 
     /// Forgets a session that is over, but for a note of how it ended.
-    fn remove_worker(&mut self, slot: u32, reason: &str) {
+    fn remove_worker(&mut self, slot: u32, reason: &str, loss: Loss, out: &mut Outbox) {
         let Some(worker) = self.workers[slot as usize].take() else { return };
         debug_assert_eq!(worker.rows(), 0);
         self.free_workers.push(slot);
@@ -234,6 +238,9 @@ impl Scheduler {
             state: worker.state,
             reason: reason.to_owned(),
         });
+        if !self.mutations.has(Mutation::OverlookLoss) {
+            self.objects_lost(slot, worker.objects, loss, out);
+        }
     }
 
     /// A message of a session that is over.

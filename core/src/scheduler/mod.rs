@@ -18,10 +18,13 @@
 //! A step costs what it changes: events times a constant, plus what becomes ready, plus what is placed. It never panics on
 //! anything a peer or user can send; what a caller inside breaks is an `expect` that says why it cannot be.
 
+mod accept;
 mod cancel;
 mod check;
+mod check_objects;
 mod counts;
 mod depend;
+mod edges;
 mod ended;
 mod events;
 mod explain;
@@ -30,9 +33,13 @@ mod interner;
 pub mod interval_set;
 mod lease;
 pub mod mutation;
+mod near;
+mod objects;
+mod open;
 mod place;
 pub mod projection;
 mod ready;
+mod restore;
 mod retry;
 mod rows;
 mod steal;
@@ -44,9 +51,9 @@ mod views;
 mod worker_book;
 pub mod worker_table;
 
-pub use counts::TransitionCounts;
+pub use accept::DEPENDENCIES_PER_RUN_MAX;
+pub use counts::{Happening, TransitionCounts};
 pub use explain::Explanation;
-pub use submit::DEPENDENCIES_PER_RUN_MAX;
 pub use task_table::TaskState;
 pub use views::{GroupView, PoolView, RunView, WorkerView};
 
@@ -54,6 +61,7 @@ use crate::ids::{GroupId, MILLISECOND, Micros, RunId, SECOND, SessionId, ShapeId
 use crate::messages::{Input, Outbox};
 use crate::resources::{Names, Resources};
 use depend::Settled;
+use edges::EdgeRows;
 use ended::EndedSessions;
 use group::{Group, Run};
 use interner::Interner;
@@ -92,6 +100,12 @@ pub struct Config {
     pub short_task: Micros,
     /// Most attempts on one worker, however little each takes.
     pub attempts_per_worker_max: u32,
+    /// Most edges of single elements, all open runs together.
+    pub edges_max: u32,
+    /// What moves between workers in a second, in bytes: what placement reckons with.
+    pub bandwidth: u64,
+    /// How often a result is made again whose last holder died. One that is lost more often is given up.
+    pub restores_max: u32,
     /// A task runs alone once this many workers have died executing it.
     pub suspicion_alone: u32,
 }
@@ -112,6 +126,9 @@ impl Config {
             prefetch_max: 1_024,
             short_task: 200 * MILLISECOND,
             attempts_per_worker_max: 16_384,
+            edges_max: 64 << 20,
+            bandwidth: 1 << 30,
+            restores_max: 8,
             suspicion_alone: 2,
         }
     }
@@ -155,6 +172,9 @@ pub struct Scheduler {
     /// Tasks that wait for an attempt, by when.
     backoffs: BTreeSet<(Micros, TaskRef)>,
 
+    edges: EdgeRows,
+    /// Results that workers hold, or held.
+    objects: u32,
     rows: Rows,
     /// Fence of the latest dispatch.
     fence: u64,
@@ -170,6 +190,10 @@ pub struct Scheduler {
     /// When to look at which worker.
     deadlines: BTreeSet<(Micros, u32)>,
     pools: BTreeMap<String, Pool>,
+    /// Slots of workers that were sent work ahead of room and may still have some.
+    rich: BTreeSet<u32>,
+    /// Where the next look at a part of them begins.
+    rich_looked: u32,
 
     // Within a step; empty between steps.
     settling: VecDeque<Settled>,
@@ -180,6 +204,12 @@ pub struct Scheduler {
     unreserved: Vec<u32>,
     idle_check: Vec<u32>,
     limits_changed: Vec<GroupId>,
+    /// Elements whose last edge was met.
+    edges_met: Vec<TaskRef>,
+    /// Elements of `first..end` that nobody may need any more.
+    sweeping: Vec<(GroupId, u32, u32)>,
+    /// Runs in which nothing follows any more.
+    closing: Vec<RunId>,
 }
 
 impl Scheduler {
@@ -202,6 +232,8 @@ impl Scheduler {
             next_run: 1,
             next_group: 1,
             backoffs: BTreeSet::new(),
+            edges: EdgeRows::new(),
+            objects: 0,
             rows: Rows::default(),
             fence: 0,
             classes: BTreeMap::new(),
@@ -213,12 +245,17 @@ impl Scheduler {
             ended,
             deadlines: BTreeSet::new(),
             pools: BTreeMap::new(),
+            rich: BTreeSet::new(),
+            rich_looked: 0,
             settling: VecDeque::new(),
             changed: BTreeSet::new(),
             last_changed: None,
             unreserved: Vec::new(),
             idle_check: Vec::new(),
             limits_changed: Vec::new(),
+            edges_met: Vec::new(),
+            sweeping: Vec::new(),
+            closing: Vec::new(),
         }
     }
 
@@ -233,7 +270,7 @@ impl Scheduler {
     pub fn step(&mut self, now: Micros, input: Input, out: &mut Outbox) {
         self.now = self.now.max(now);
         let now = self.now;
-        self.end_backoffs(now);
+        self.end_backoffs(now, out);
         match input {
             Input::Submit(spec) => self.submit(*spec, out),
             Input::Join { session, worker } => self.join(now, session, worker, out),
@@ -254,13 +291,26 @@ impl Scheduler {
                     known.said = Some(PoolSaid { components, capacity, starting, note });
                 }
             }
+            Input::AddGroup { run, ordinal, spec } => self.append_group(run, ordinal, *spec, out),
+            Input::Append { run, group, first, count, edges, last } => self.append(run, group, first, count, &edges, last, out),
+            Input::CloseRun { run } => self.close_run(run, out),
+            Input::Release { group, first, count } => self.let_go(group, first, count),
+            Input::Pause { run, paused } => self.pause(run, paused),
+            Input::ObjectCopied { session, task } => match self.heard(now, session, out) {
+                Some(worker) => self.object_copied(worker, task, out),
+                None => self.counts.fenced += 1,
+            },
             Input::Forget { run } => self.forget(run),
             Input::Tick => self.expire_leases(now, out),
         }
         self.look_at_limits();
         self.settle(out);
+        for run in std::mem::take(&mut self.closing) {
+            self.end_if_over(run, out);
+        }
         self.place(now, out);
         self.steal(out);
+        self.sweep(out);
     }
 
     /// When an [`Input::Tick`] is due: the end of a wait, or the next look at a worker. It may come to nothing.

@@ -28,12 +28,26 @@ pub enum Mutation {
     RepeatFence,
     /// A result that arrives while its task is being cancelled is committed.
     CommitCancelled,
+    /// What was read when its reader ended stays counted as read.
+    ForgetReference,
+    /// What the client let go of is released though somebody reads it.
+    ReleaseEarly,
+    /// What reads a result that is made again does not wait for it.
+    LoseEdge,
+    /// A result that is made again commits a second time.
+    CommitAgain,
+    /// A paused run's tasks are dispatched.
+    IgnorePause,
+    /// The last holder's loss is overlooked.
+    OverlookLoss,
+    /// A result that is there is made again when one of its holders is lost.
+    RestoreTwice,
 }
 
 impl Mutation {
     /// All of them.
     #[cfg(any(test, feature = "mutations"))]
-    pub const ALL: [Mutation; 12] = [
+    pub const ALL: [Mutation; 19] = [
         Mutation::DropAttemptFence,
         Mutation::ForgetRelease,
         Mutation::ChargeNeighbour,
@@ -46,6 +60,13 @@ impl Mutation {
         Mutation::KeepRowAfterRetract,
         Mutation::RepeatFence,
         Mutation::CommitCancelled,
+        Mutation::ForgetReference,
+        Mutation::ReleaseEarly,
+        Mutation::LoseEdge,
+        Mutation::CommitAgain,
+        Mutation::IgnorePause,
+        Mutation::OverlookLoss,
+        Mutation::RestoreTwice,
     ];
 }
 

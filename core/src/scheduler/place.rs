@@ -1,6 +1,7 @@
 //! Placement: which ready task goes where.
 //!
-//! The pick: larger priority first, then the run that has used the least cpu time for its weight, then the order of groups.
+//! The pick: larger priority first, then the run that has used the least cpu time for its weight, then the order of groups. The
+//! groups of an open run take turns: none of them waits for the end of another that happens to be longer.
 //! The place: the least loaded worker that serves the component and has room. When nobody has room, short tasks are sent ahead
 //! of it, as many as a worker finishes in two round trips, so that it never waits for the next one.
 //!
@@ -13,14 +14,20 @@ use super::ready::ClassKey;
 use super::rows::{NewRow, Place};
 use super::task_table::{TaskEvent, TaskState};
 use super::worker_book::Worker;
-use crate::ids::{GroupId, Micros, RunId, TaskRef};
+use crate::ids::{GroupId, MILLISECOND, Micros, RunId, TaskRef};
 use crate::messages::{Dispatch, Outbox, Output, WorkerState};
 use crate::resources::Resources;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Bound::{Excluded, Unbounded};
 
 /// Longest row of neighbouring tasks that one worker gets at a time: neighbours end together and stay one range.
 const BLOCK_MAX: u32 = 64;
+/// Workers that are looked at for one choice. Of more, each choice looks at the next ones: the least loaded of so many is near
+/// enough to the least loaded of all.
+const LOOK_MAX: usize = 64;
+/// Cpu time that one group of an open run may be given while others of it wait, in micros.
+const TURN: Micros = 10 * MILLISECOND;
 
 /// What to place next.
 struct Pick {
@@ -65,6 +72,9 @@ impl Scheduler {
             run: RunId,
             used: (u64, u32),
             group: GroupId,
+            /// Groups after the one that had its turn come first.
+            rank: (bool, GroupId),
+            others: bool,
         }
         // Used cpu time by weight, compared without division.
         let less = |a: (u64, u32), b: (u64, u32)| (u128::from(a.0) * u128::from(b.1)).cmp(&(u128::from(b.0) * u128::from(a.1)));
@@ -82,16 +92,24 @@ impl Scheduler {
             for (&(_, run_id), groups) in
                 class.entries.range((Reverse(priority), RunId(0))..=(Reverse(priority), RunId(u32::MAX)))
             {
-                let (Some(run), Some(&group)) = (self.runs.get(&run_id), groups.first()) else { continue };
+                let Some(run) = self.runs.get(&run_id) else { continue };
+                let after = if run.kept { groups.range((Excluded(run.turn), Unbounded)).next() } else { None };
+                let Some(&group) = after.or(groups.first()) else { continue };
+                let rank = (run.kept && group <= run.turn, group);
                 let used = (run.charged, run.weight);
-                let better = best.as_ref().is_none_or(|best| less(used, best.used).then(group.cmp(&best.group)).is_lt());
+                let mut others = run.kept && groups.len() > 1;
+                if let Some(best) = best.as_mut().filter(|best| best.run == run_id) {
+                    best.others |= run.kept;
+                    others |= run.kept;
+                }
+                let better = best.as_ref().is_none_or(|best| less(used, best.used).then(rank.cmp(&best.rank)).is_lt());
                 if better {
                     if let Some(old) = best.as_ref().filter(|old| old.run != run_id)
                         && rival.is_none_or(|rival| less(old.used, rival).is_lt())
                     {
                         rival = Some(old.used);
                     }
-                    best = Some(Best { key: *key, priority, run: run_id, used, group });
+                    best = Some(Best { key: *key, priority, run: run_id, used, group, rank, others });
                 } else if best.as_ref().is_some_and(|best| best.run != run_id)
                     && rival.is_none_or(|rival| less(used, rival).is_lt())
                 {
@@ -109,7 +127,11 @@ impl Scheduler {
                 u32::try_from(tasks).unwrap_or(u32::MAX)
             }
         };
-        Some(Pick { key: best.key, group: best.group, most })
+        let turn = match best.others {
+            true => u32::try_from(TURN / u64::from(self.estimate(best.key, best.group))).unwrap_or(u32::MAX).max(1),
+            false => u32::MAX,
+        };
+        Some(Pick { key: best.key, group: best.group, most: most.min(turn) })
     }
 
     /// Cpu time that one task of the group is expected to use, in micros; one second of what it asks for until one has finished.
@@ -122,60 +144,64 @@ impl Scheduler {
     fn place_group(&mut self, pick: &Pick, now: Micros, out: &mut Outbox) {
         let Pick { key, group: id, most } = *pick;
         let shape = self.shape_of(key.shape);
-        let rows_max = self.config.attempts_per_worker_max;
-        let blind = self.mutations.has(Mutation::OverAdmit);
-        let admits = |worker: &Worker| {
-            let used = if blind { &Resources::default() } else { &worker.used };
-            worker.takes_work() && worker.rows() < rows_max && worker.capacity.fits(used, &shape)
+        let Some(class) = self.classes.get_mut(&key) else { return };
+        let look = LOOK_MAX.max(most.min(1 << 20) as usize / 64);
+        let candidates: Vec<u32> = match class.candidates.len() > look {
+            false => class.candidates.iter().copied().collect(),
+            true => {
+                let after = class.candidates.range(class.looked..).chain(class.candidates.range(..class.looked));
+                after.take(look).copied().collect()
+            }
         };
-        let candidates: Vec<u32> = match self.classes.get(&key) {
-            Some(class) => class.candidates.iter().copied().collect(),
-            None => return,
-        };
+        class.looked = candidates.last().map_or(0, |last| last + 1);
+        if let Some(run) = self.groups.get(&id).and_then(|group| self.runs.get_mut(&group.run)) {
+            run.turn = id;
+        }
         let (allowed, _) = self.allowance(id);
         let mut left = most.min(allowed).min(self.ready_in(id, key));
 
+        if left > 0 && self.reads_objects(self.group_of(id)) {
+            self.place_near(id, key, &shape, &candidates, left, now, out);
+            left = 0;
+        }
         let entry = |worker: &Worker, slot: u32| Reverse((worker.load(), worker.rows(), slot));
-        let mut heap: BinaryHeap<_> =
-            candidates.iter().filter(|slot| admits(self.worker(**slot))).map(|slot| entry(self.worker(*slot), *slot)).collect();
+        let mut heap: BinaryHeap<_> = candidates
+            .iter()
+            .filter(|slot| self.has_room(self.worker(**slot), &shape))
+            .map(|slot| entry(self.worker(*slot), *slot))
+            .collect();
         while left > 0
             && let Some(Reverse((_, _, slot))) = heap.pop()
         {
             let share = left / (8 * (heap.len() as u32 + 1));
             let placed = self.place_block(id, key, slot, share.clamp(1, BLOCK_MAX), &shape, Place::Admitted, now, out);
             left -= placed;
-            if placed > 0 && admits(self.worker(slot)) {
+            if placed > 0 && self.has_room(self.worker(slot), &shape) {
                 heap.push(entry(self.worker(slot), slot));
             }
         }
 
-        let depth = |scheduler: &Scheduler, slot: u32| {
-            let worker = scheduler.worker(slot);
-            let depth = scheduler.prefetch_depth(worker, scheduler.group_of(id), &shape);
-            let room = depth.saturating_sub(worker.prefetched.len).min(rows_max.saturating_sub(worker.rows()));
-            if worker.takes_work() && !admits(worker) { room } else { 0 }
-        };
         if left > 0 {
             let mut heap: BinaryHeap<_> = candidates
                 .iter()
-                .filter(|slot| depth(self, **slot) > 0)
+                .filter(|slot| self.room_ahead(**slot, id, &shape) > 0)
                 .map(|slot| Reverse((self.worker(*slot).prefetched.len, *slot)))
                 .collect();
             while left > 0
                 && let Some(Reverse((_, slot))) = heap.pop()
             {
                 let share = left / (8 * (heap.len() as u32 + 1));
-                let share = share.clamp(1, BLOCK_MAX).min(depth(self, slot));
+                let share = share.clamp(1, BLOCK_MAX).min(self.room_ahead(slot, id, &shape));
                 let placed = self.place_block(id, key, slot, share, &shape, Place::Prefetched, now, out);
                 left -= placed;
-                if placed > 0 && depth(self, slot) > 0 {
+                if placed > 0 && self.room_ahead(slot, id, &shape) > 0 {
                     heap.push(Reverse((self.worker(slot).prefetched.len, slot)));
                 }
             }
         }
 
-        let full: Vec<u32> =
-            candidates.into_iter().filter(|slot| !admits(self.worker(*slot)) && depth(self, *slot) == 0).collect();
+        let full = |slot: &u32| !self.has_room(self.worker(*slot), &shape) && self.room_ahead(*slot, id, &shape) == 0;
+        let full: Vec<u32> = candidates.into_iter().filter(full).collect();
         if let Some(class) = self.classes.get_mut(&key) {
             for slot in full {
                 class.candidates.remove(&slot);
@@ -185,6 +211,29 @@ impl Scheduler {
             }
         }
         self.index_group(id);
+    }
+
+    /// Whether a worker takes a task of this shape and has room for it.
+    pub(super) fn has_room(&self, worker: &Worker, shape: &Resources) -> bool {
+        let none = Resources::default();
+        let used = if self.mutations.has(Mutation::OverAdmit) { &none } else { &worker.used };
+        worker.takes_work() && worker.rows() < self.config.attempts_per_worker_max && worker.capacity.fits(used, shape)
+    }
+
+    /// How many more tasks of a group a worker without room may be sent ahead of it.
+    pub(super) fn room_ahead(&self, slot: u32, id: GroupId, shape: &Resources) -> u32 {
+        let worker = self.worker(slot);
+        if !worker.takes_work() || self.has_room(worker, shape) {
+            return 0;
+        }
+        let depth = self.prefetch_depth(worker, self.group_of(id), shape);
+        let rows = self.config.attempts_per_worker_max.saturating_sub(worker.rows());
+        depth.saturating_sub(worker.prefetched.len).min(rows)
+    }
+
+    /// The first ready task of a queue.
+    pub(super) fn first_ready(&self, id: GroupId, key: ClassKey) -> Option<u32> {
+        self.group_of(id).queues.iter().find(|queue| queue.key == key)?.ready.first()
     }
 
     fn ready_in(&self, id: GroupId, key: ClassKey) -> u32 {
@@ -205,7 +254,7 @@ impl Scheduler {
 
     /// Takes up to `most` neighbouring tasks out of the queue and sends them to one worker; says how many went.
     #[expect(clippy::too_many_arguments, reason = "the parts of one decision")]
-    fn place_block(
+    pub(super) fn place_block(
         &mut self,
         id: GroupId,
         key: ClassKey,
@@ -237,6 +286,9 @@ impl Scheduler {
         self.counts.task(TaskState::Ready, TaskEvent::Dispatch, block.count);
         run.charged = run.charged.saturating_add(u64::from(estimate) * u64::from(block.count));
         let admitted = block.to == Place::Admitted;
+        if !admitted {
+            self.rich.insert(block.worker);
+        }
         for index in block.first..block.first + block.count {
             let (mut attempt, mut timeout) = (1, group.policy.timeout);
             if !group.memos.is_empty()

@@ -7,6 +7,7 @@
 use super::Scheduler;
 use super::group::Queue;
 use super::interval_set::IntervalSet;
+use super::mutation::Mutation;
 use crate::ids::{GroupId, RunId, ShapeId, TaskRef};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,8 @@ pub(super) struct Class {
     pub(super) entries: BTreeMap<Level, BTreeSet<GroupId>>,
     /// Slots of workers that may have room.
     pub(super) candidates: BTreeSet<u32>,
+    /// Where the next look at a part of them begins.
+    pub(super) looked: u32,
     /// The worker kept free for the next task, where it is to run alone.
     pub(super) reserved: Option<u32>,
 }
@@ -81,6 +84,9 @@ impl Scheduler {
         };
         let mut by_totals = false;
         if let Some(run) = self.runs.get(&group.run) {
+            if run.paused && !self.mutations.has(Mutation::IgnorePause) {
+                return (0, false);
+            }
             for &(name, amount) in &group.totals {
                 let left = run.totals.custom(name).saturating_sub(run.totals_used.custom(name));
                 let tasks = u32::try_from(left / amount.max(1)).unwrap_or(u32::MAX);

@@ -4,9 +4,10 @@ use super::Scheduler;
 use super::depend::End;
 use super::group::{Detail, Failure};
 use super::mutation::Mutation;
+use super::restore::Inputs;
 use super::rows::Place;
 use super::task_table::{TaskEvent, TaskState};
-use crate::ids::{Micros, TaskRef};
+use crate::ids::{GroupId, Micros, RunId, TaskRef};
 use crate::messages::{Finish, Outbox, OutcomeClass, Output};
 use crate::resources::Resources;
 use crate::spec::{Backoff, Growth, Policy, RetryOn};
@@ -87,6 +88,12 @@ impl Scheduler {
     /// True when what is not started of the task's run is not to start any more.
     pub(super) fn no_new_starts(&self, task: TaskRef) -> bool {
         let group = self.group_of(task.group);
+        !group.restoring.contains(task.index) && self.starts_nothing(task.group)
+    }
+
+    /// True when nothing of the group that has not started is to start any more.
+    pub(super) fn starts_nothing(&self, id: GroupId) -> bool {
+        let group = self.group_of(id);
         !group.always && self.runs.get(&group.run).is_some_and(|run| run.stopped)
     }
 
@@ -96,7 +103,21 @@ impl Scheduler {
             self.counts.task(TaskState::Ready, TaskEvent::Cancel, 1);
             self.cancelled_unstarted(task, out);
         } else {
-            self.make_ready(task);
+            self.make_ready_or_wait(task, out);
+        }
+    }
+
+    /// A task that may be dispatched again does so when what it reads is still there.
+    fn make_ready_or_wait(&mut self, task: TaskRef, out: &mut Outbox) {
+        match self.inputs_of(task) {
+            Inputs::There => self.make_ready(task),
+            lacking => {
+                self.counts.task(TaskState::Ready, TaskEvent::LoseInput, 1);
+                self.group_mut(task.group).waiting.insert(task.index);
+                if let Inputs::Never(root) = lacking {
+                    self.skip_range(task.group, task.index, task.index + 1, root, out);
+                }
+            }
         }
     }
 
@@ -116,7 +137,7 @@ impl Scheduler {
     }
 
     /// Tasks whose wait is over become ready.
-    pub(super) fn end_backoffs(&mut self, now: Micros) {
+    pub(super) fn end_backoffs(&mut self, now: Micros, out: &mut Outbox) {
         while let Some(&(until, task)) = self.backoffs.first() {
             if until > now {
                 break;
@@ -128,16 +149,20 @@ impl Scheduler {
             if let Some(detail) = group.memos.get_mut(&task.index).and_then(|memo| memo.detail.as_mut()) {
                 detail.backoff_until = None;
             }
-            self.make_ready(task);
+            self.make_ready_or_wait(task, out);
         }
     }
 
     fn give_up(&mut self, task: TaskRef, attempts: u32, class: OutcomeClass, out: &mut Outbox) {
         out.push(Output::TaskFailed { task, attempts, class });
         self.note_end(task.group, task.index, task.index + 1, End::Failed);
-        let run_id = self.group_of(task.group).run;
+        self.count_failures(self.group_of(task.group).run, 1, out);
+    }
+
+    /// More tasks of the run have failed.
+    pub(super) fn count_failures(&mut self, run_id: RunId, count: u32, out: &mut Outbox) {
         let Some(run) = self.runs.get_mut(&run_id) else { return };
-        run.failures += 1;
+        run.failures += count;
         if run.max_failures > 0 && run.failures >= run.max_failures && !run.stopped {
             run.stopped = true;
             self.stop_run(run_id, out);
@@ -169,7 +194,8 @@ fn decide(
 ) -> Next {
     let worth = policy.retry_on.is_empty() || policy.retry_on.iter().any(|on| matches(*on, class, finish));
     match class {
-        OutcomeClass::Preempted => Next::Now,
+        // An input that was lost is waited for: see `make_ready`.
+        OutcomeClass::Preempted | OutcomeClass::InputLost => Next::Now,
         OutcomeClass::InfraStart => {
             if detail.infra_start >= policy.infra_start_budget {
                 return Next::GiveUp(class);

@@ -10,6 +10,9 @@ use super::task_table::{TaskEvent, TaskState};
 use crate::ids::{Handle, Micros, SessionId};
 use crate::messages::{Outbox, OutcomeClass, Output, WorkerState};
 
+/// Workers that a thief looks at.
+const RICH_MAX: usize = 64;
+
 impl Scheduler {
     /// Workers whose room has changed and that got nothing: each takes half of what the richest one of its pool was sent ahead.
     pub(super) fn steal(&mut self, out: &mut Outbox) {
@@ -18,25 +21,57 @@ impl Scheduler {
             if !worker.takes_work() || worker.admitted.len + worker.prefetched.len > 0 {
                 continue;
             }
-            let richest = self
-                .workers
-                .iter()
-                .enumerate()
-                .filter_map(|(slot, other)| Some((slot as u32, other.as_ref()?)))
-                .filter(|(slot, other)| {
-                    *slot != thief && other.state == WorkerState::Active && other.pool == worker.pool && other.prefetched.len > 0
-                })
-                .max_by_key(|(slot, other)| (other.prefetched.len, std::cmp::Reverse(*slot)));
-            let Some((victim, rich)) = richest else { continue };
+            let Some(victim) = self.richest(thief) else { continue };
+            let (worker, rich) = (self.worker(thief), self.worker(victim));
             let half = rich.prefetched.len.div_ceil(2) as usize;
+            let mut stays = rich.prefetched.len;
             let fits = |slot: &u32| {
                 let row = self.rows.get(*slot);
                 worker.serves(self.group_of(row.group).component)
                     && self.shapes.get(row.shape.0).is_some_and(|shape| worker.capacity.fits(&worker.used, shape))
             };
-            let wanted: Vec<u32> = self.rows.newest(rich.prefetched).filter(fits).take(half).collect();
+            // What reads objects is taken only when it would wait longer behind what stays than its objects take to move.
+            let worth = |slot: &u32| {
+                let row = self.rows.get(*slot);
+                let group = self.group_of(row.group);
+                if !self.reads_objects(group) {
+                    stays -= 1;
+                    return true;
+                }
+                let Some(shape) = self.shapes.get(row.shape.0) else { return false };
+                let before = rich.executing.len + rich.admitted.len + stays - 1;
+                let moves = self.moving(&self.near(row.task()), thief);
+                let worth = moves < self.waiting(rich, group, shape, before);
+                stays -= u32::from(worth);
+                worth
+            };
+            let wanted: Vec<u32> = self.rows.newest(rich.prefetched).filter(fits).filter(worth).take(half).collect();
             self.retract(victim, wanted, out);
         }
+    }
+
+    /// The worker of a thief's pool that was sent most ahead of room; of many, the richest of those looked at this time.
+    fn richest(&mut self, thief: u32) -> Option<u32> {
+        let pool = &self.worker(thief).pool;
+        let (mut poor, mut best) = (Vec::new(), None);
+        let after = self.rich.range(self.rich_looked..).chain(self.rich.range(..self.rich_looked)).take(RICH_MAX);
+        let mut last = 0;
+        for &slot in after {
+            last = slot;
+            match self.workers.get(slot as usize).and_then(Option::as_ref) {
+                Some(other) if other.prefetched.len > 0 => {
+                    if slot != thief && other.state == WorkerState::Active && other.pool == *pool {
+                        best = best.max(Some((other.prefetched.len, std::cmp::Reverse(slot))));
+                    }
+                }
+                _ => poor.push(slot),
+            }
+        }
+        self.rich_looked = if self.rich.len() > RICH_MAX { last + 1 } else { 0 };
+        for slot in poor {
+            self.rich.remove(&slot);
+        }
+        best.map(|(_, std::cmp::Reverse(slot))| slot)
     }
 
     /// Asks a worker for rows that it is not known to execute.
@@ -94,6 +129,7 @@ impl Scheduler {
                 if let Some(book) = self.workers[worker as usize].as_mut() {
                     book.move_row(&mut self.rows, slot, to);
                 }
+                self.rich.insert(worker);
                 self.changed.insert(worker);
             }
         }

@@ -1,169 +1,29 @@
-//! Submit: a run is checked as a whole and then becomes groups, or is refused and nothing has changed.
+//! Submit: a run is checked as a whole and then becomes groups, or is refused and nothing has changed. What has ended is
+//! remembered here and forgotten.
 
 use super::Scheduler;
-use super::depend::{Edges, End, Settled, Upstream, UpstreamKind};
+use super::depend::{End, Settled, Upstream};
 use super::group::{Group, Run};
 use super::interval_set::IntervalSet;
-use super::projection::Projection;
 use super::ready::ClassKey;
 use crate::ids::{GroupId, RunId, ShapeId};
 use crate::messages::{Outbox, Output};
 use crate::resources::{ResourceName, Resources};
-use crate::spec::{
-    Dependency, DependencyKind, EDGES_PER_GROUP_MAX, GROUPS_PER_RUN_MAX, GroupSpec, Length, NAME_BYTES_MAX, RunSpec,
-    TASKS_PER_RUN_MAX,
-};
-use rustc_hash::FxHashSet;
-
-/// Most dependencies of one run, all groups together.
-pub const DEPENDENCIES_PER_RUN_MAX: usize = 1 << 20;
-
-/// Why a run is not taken: a stable word and one sentence.
-type Refusal = (&'static str, String);
-
-/// What is wrong with a name, if anything.
-pub(super) fn bad_name(name: &str) -> Option<&'static str> {
-    if name.is_empty() {
-        Some("is empty")
-    } else if name.len() > NAME_BYTES_MAX {
-        Some("is longer than 256 bytes")
-    } else if name.chars().any(char::is_control) {
-        Some("has a control character")
-    } else {
-        None
-    }
-}
-
-/// A name as it may be shown: at most 64 characters of it.
-pub(super) fn shown(name: &str) -> &str {
-    name.char_indices().nth(64).map_or(name, |(at, _)| &name[..at])
-}
+use crate::spec::{GroupSpec, Length, RunSpec};
 
 impl Scheduler {
     /// Takes a run or refuses it.
     pub(super) fn submit(&mut self, spec: RunSpec, out: &mut Outbox) {
         let client_key = spec.client_key;
         if let Some(&run) = self.client_keys.get(&client_key) {
-            let first_group = self.runs.get(&run).map_or(GroupId(0), |run| run.first_group);
+            let first_group = self.runs.get(&run).and_then(|run| run.groups.first().copied()).unwrap_or(GroupId(0));
             out.push(Output::Submitted { client_key, run, first_group, known: true });
             return;
         }
-        let checked = self.accept_run(&spec).and_then(|()| upstreams(&spec));
-        match checked {
+        match self.accept_run(&spec) {
             Ok(upstreams) => self.add_run(spec, upstreams, out),
             Err((code, message)) => out.push(Output::Refused { client_key, code, message }),
         }
-    }
-
-    fn accept_run(&self, spec: &RunSpec) -> Result<(), Refusal> {
-        if let Some(what) = bad_name(&spec.name) {
-            return Err(("E_NAME", format!("the run's name {:?} {what}", shown(&spec.name))));
-        }
-        if !spec.owner.is_empty()
-            && let Some(what) = bad_name(&spec.owner)
-        {
-            return Err(("E_NAME", format!("the owner's name {:?} {what}", shown(&spec.owner))));
-        }
-        if self.run_names.contains_key(&spec.name) {
-            return Err(("E_RUN_EXISTS", format!("there is a run '{}' already", spec.name)));
-        }
-        if spec.weight == 0 {
-            return Err(("E_WEIGHT", "the run's weight is 0 and must be at least 1".to_owned()));
-        }
-        if spec.groups.len() > GROUPS_PER_RUN_MAX {
-            return Err((
-                "E_TOO_MANY_GROUPS",
-                format!("the run has {} groups and the limit is {GROUPS_PER_RUN_MAX}", spec.groups.len()),
-            ));
-        }
-        if self.groups.len() + spec.groups.len() > self.config.groups_max || self.runs.len() >= self.config.runs_max {
-            return Err((
-                "E_SCHEDULER_FULL",
-                format!(
-                    "the scheduler holds {} runs with {} groups and takes no more; wait for runs to end",
-                    self.runs.len(),
-                    self.groups.len()
-                ),
-            ));
-        }
-        let dependencies: usize = spec.groups.iter().map(|group| group.dependencies.len()).sum();
-        if dependencies > DEPENDENCIES_PER_RUN_MAX {
-            return Err((
-                "E_TOO_MANY_DEPENDENCIES",
-                format!("the run has {dependencies} dependencies and the limit is {DEPENDENCIES_PER_RUN_MAX}"),
-            ));
-        }
-        let tasks: u64 = spec
-            .groups
-            .iter()
-            .map(|group| match group.length {
-                Length::Fixed(length) => u64::from(length),
-                Length::From(_) => 0,
-            })
-            .sum();
-        if tasks > TASKS_PER_RUN_MAX {
-            return Err(("E_TOO_MANY_TASKS", format!("the run has {tasks} tasks and the limit is {TASKS_PER_RUN_MAX}")));
-        }
-        let mut totals: FxHashSet<ResourceName> = FxHashSet::default();
-        for (name, _) in &spec.totals {
-            if !totals.insert(*name) {
-                return Err(("E_TOTALS", format!("the run names a total of '{}' twice", self.names.name(*name))));
-            }
-        }
-        let mut names: FxHashSet<&str> = FxHashSet::default();
-        for (ordinal, group) in spec.groups.iter().enumerate() {
-            self.accept_group(spec, ordinal, group)?;
-            if !names.insert(&group.name) {
-                return Err(("E_GROUP_EXISTS", format!("two groups are named '{}'", group.name)));
-            }
-        }
-        Ok(())
-    }
-
-    fn accept_group(&self, spec: &RunSpec, ordinal: usize, group: &GroupSpec) -> Result<(), Refusal> {
-        for (kind, name) in [("group", &group.name), ("component", &group.component)] {
-            if let Some(what) = bad_name(name) {
-                return Err(("E_NAME", format!("the {kind} name {:?} of group {ordinal} {what}", shown(name))));
-            }
-        }
-        let name = &group.name;
-        if let Length::From(from) = group.length {
-            match spec.groups.get(from).filter(|_| from < ordinal) {
-                None => {
-                    return Err((
-                        "E_LENGTH",
-                        format!("group '{name}' takes its length from group {from}, which is not before it"),
-                    ));
-                }
-                Some(source) if !matches!(source.length, Length::Fixed(1..)) => {
-                    return Err((
-                        "E_LENGTH",
-                        format!("group '{name}' takes its length from '{}', which has no element known to exist", source.name),
-                    ));
-                }
-                Some(_) => {}
-            }
-        }
-        for &(resource, amount) in &group.resources.custom {
-            if let Some((_, total)) = spec.totals.iter().find(|(total, _)| *total == resource)
-                && amount > *total
-            {
-                let resource = self.names.name(resource);
-                return Err((
-                    "E_NEVER_FITS",
-                    format!("a task of group '{name}' takes {amount} of '{resource}' and the whole run has {total}"),
-                ));
-            }
-        }
-        for dependency in &group.dependencies {
-            if dependency.group >= ordinal {
-                return Err((
-                    "E_DEPENDENCY",
-                    format!("group '{name}' depends on group {}, which is not before it", dependency.group),
-                ));
-            }
-        }
-        Ok(())
     }
 
     fn add_run(&mut self, spec: RunSpec, upstreams: Vec<Vec<Upstream>>, out: &mut Outbox) {
@@ -176,7 +36,7 @@ impl Scheduler {
         let level = |run: &Run| u128::from(run.charged) * weight / u128::from(run.weight);
         let charged = self.runs.values().filter(|run| run.end.is_none()).map(level).min().unwrap_or(0);
         let totals = Resources { custom: sorted(&spec.totals), ..Resources::default() };
-        let mut run = Run {
+        let run = Run {
             name: spec.name.clone(),
             owner: spec.owner,
             weight: spec.weight,
@@ -184,9 +44,12 @@ impl Scheduler {
             max_failures: spec.max_failures,
             totals,
             totals_used: Resources::default(),
-            first_group,
-            groups: count,
+            groups: Vec::with_capacity(spec.groups.len()),
             groups_over: 0,
+            open: spec.open,
+            kept: spec.open,
+            paused: false,
+            turn: GroupId(0),
             failures: 0,
             cancelling: false,
             stopped: false,
@@ -195,47 +58,79 @@ impl Scheduler {
             throttled: Default::default(),
             tasks: 0,
         };
-        for ((ordinal, group), upstreams) in (0u32..).zip(spec.groups).zip(upstreams) {
-            let group_id = GroupId(first_group.0 + ordinal);
-            let group = self.new_group(id, first_group, &spec.totals, group, upstreams);
-            run.tasks += u64::from(group.length.unwrap_or(0));
-            for (at, upstream) in (0u32..).zip(&group.upstreams) {
-                if let Some(upstream) = self.groups.get_mut(&upstream.group) {
-                    upstream.downstreams.push((group_id, at));
-                }
-            }
-            if let Some(from) = group.length_from
-                && let Some(from) = self.groups.get_mut(&from)
-            {
-                from.openers.push(group_id);
-            }
-            self.groups.insert(group_id, group);
-        }
+        let mut ids = Vec::with_capacity(spec.groups.len());
+        self.runs.insert(id, run);
         self.client_keys.insert(spec.client_key, id);
         self.run_names.insert(spec.name, id);
-        self.runs.insert(id, run);
+        for ((ordinal, group), mut upstreams) in (0u32..).zip(spec.groups).zip(upstreams) {
+            let group_id = GroupId(first_group.0 + ordinal);
+            for upstream in &mut upstreams {
+                upstream.group = GroupId(upstream.group.0 + first_group.0);
+            }
+            let from = match group.length {
+                Length::From(from) => Some(GroupId(first_group.0 + from as u32)),
+                Length::Fixed(_) | Length::Growing => None,
+            };
+            self.add_group(id, group_id, &spec.totals, group, from, upstreams);
+            ids.push(group_id);
+        }
         out.push(Output::Submitted { client_key: spec.client_key, run: id, first_group, known: false });
-        if count == 0 {
+        if count == 0 && !spec.open {
             self.end_run(id, out);
         }
-        for group in (first_group.0..first_group.0 + count).map(GroupId) {
-            let known = self.group_of(group);
-            if known.length == Some(0) {
-                self.settling.push_back(Settled { group, first: 0, end: 0, how: End::Succeeded });
-            } else if known.whole_left == 0 {
-                self.all_whole_met(group);
-            }
+        for group in ids {
+            self.begin_group(group);
         }
     }
 
-    fn new_group(
+    /// The group joins its run; nothing of it is looked at yet.
+    pub(super) fn add_group(
         &mut self,
-        run: RunId,
-        first_group: GroupId,
+        run_id: RunId,
+        id: GroupId,
         totals: &[(ResourceName, u64)],
         spec: GroupSpec,
-        mut upstreams: Vec<Upstream>,
-    ) -> Group {
+        length_from: Option<GroupId>,
+        upstreams: Vec<Upstream>,
+    ) {
+        let mut group = self.new_group(run_id, totals, spec, upstreams);
+        group.length_from = length_from;
+        for (at, upstream) in (0u32..).zip(&group.upstreams) {
+            if let Some(upstream) = self.groups.get_mut(&upstream.group) {
+                upstream.downstreams.push((id, at));
+            }
+        }
+        if let Some(from) = length_from
+            && let Some(from) = self.groups.get_mut(&from)
+        {
+            from.openers.push(id);
+        }
+        if let Some(run) = self.runs.get_mut(&run_id) {
+            run.groups.push(id);
+            run.tasks += u64::from(group.length.unwrap_or(0));
+            group.kept = run.kept;
+        }
+        for upstream in &group.upstreams {
+            let Some(up) = self.groups.get(&upstream.group) else { continue };
+            let whole = matches!(upstream.kind, super::depend::UpstreamKind::Whole) && !up.over && up.kept;
+            group.behind.extend(up.behind.iter().copied().chain(whole.then_some(upstream.group)));
+        }
+        group.behind.sort_unstable();
+        group.behind.dedup();
+        self.groups.insert(id, group);
+    }
+
+    /// A group that waits for nothing begins.
+    fn begin_group(&mut self, id: GroupId) {
+        let known = self.group_of(id);
+        if known.length == Some(0) && !known.growing {
+            self.settling.push_back(Settled { group: id, first: 0, end: 0, how: End::Succeeded });
+        } else if known.whole_left == 0 {
+            self.all_whole_met(id);
+        }
+    }
+
+    fn new_group(&mut self, run: RunId, totals: &[(ResourceName, u64)], spec: GroupSpec, mut upstreams: Vec<Upstream>) -> Group {
         let component = self.components.acquire(&spec.component);
         let mut worker_part = spec.resources;
         worker_part.custom = sorted(&worker_part.custom);
@@ -246,12 +141,12 @@ impl Scheduler {
         let length = match spec.length {
             Length::Fixed(length) => Some(length),
             Length::From(_) => None,
+            Length::Growing => Some(0),
         };
         for upstream in &mut upstreams {
-            upstream.group = GroupId(upstream.group.0 + first_group.0);
             upstream.satisfied = upstream.initially_satisfied(length.unwrap_or(0));
         }
-        let whole = upstreams.iter().filter(|upstream| matches!(upstream.kind, UpstreamKind::Whole)).count();
+        let whole = upstreams.iter().filter(|upstream| upstream.is_gate()).count();
         let queue = self.new_queue(ClassKey { component, shape, alone: false });
         Group {
             run,
@@ -265,10 +160,9 @@ impl Scheduler {
             grown: Default::default(),
             totals: of_run,
             length,
-            length_from: match spec.length {
-                Length::From(from) => Some(GroupId(first_group.0 + from as u32)),
-                Length::Fixed(_) => None,
-            },
+            growing: spec.length == Length::Growing,
+            kept: false,
+            length_from: None,
             openers: Vec::new(),
             whole_left: whole as u32 + u32::from(length.is_none()),
             upstreams,
@@ -286,6 +180,15 @@ impl Scheduler {
             unsettled: length.unwrap_or(0),
             over: false,
             closed: None,
+            doomed: None,
+            rejected: IntervalSet::new(),
+            lost_for_good: IntervalSet::new(),
+            restoring: IntervalSet::new(),
+            let_go: IntervalSet::new(),
+            released: IntervalSet::new(),
+            behind: Default::default(),
+            cells: Default::default(),
+            objects: Default::default(),
             memos: Default::default(),
             retried: 0,
             wall_mean: None,
@@ -315,7 +218,7 @@ impl Scheduler {
         let Some(run) = self.runs.remove(&id) else { return };
         self.client_keys.remove(&run.client_key);
         self.run_names.remove(&run.name);
-        for group in run.group_ids() {
+        for group in run.groups {
             self.release_queues(group);
             let Some(group) = self.groups.remove(&group) else { continue };
             self.components.release(group.component);
@@ -327,64 +230,8 @@ impl Scheduler {
     }
 }
 
-/// The run's dependencies prepared, group by group; `Upstream::group` is still the ordinal.
-fn upstreams(spec: &RunSpec) -> Result<Vec<Vec<Upstream>>, Refusal> {
-    spec.groups
-        .iter()
-        .map(|group| group.dependencies.iter().map(|dependency| upstream(spec, group, dependency)).collect())
-        .collect()
-}
-
-fn upstream(spec: &RunSpec, group: &GroupSpec, dependency: &Dependency) -> Result<Upstream, Refusal> {
-    let name = &group.name;
-    let other = &spec.groups[dependency.group];
-    let lengths = match (other.length, group.length) {
-        (Length::Fixed(upstream), Length::Fixed(downstream)) => Some((upstream, downstream)),
-        _ => None,
-    };
-    let by_element = || {
-        lengths.ok_or_else(|| {
-            let message = format!(
-                "group '{name}' depends on '{}' element by element and one of them is open: only a whole dependency is possible",
-                other.name
-            );
-            ("E_DEPENDENCY", message)
-        })
-    };
-    let kind = match &dependency.kind {
-        DependencyKind::Whole => UpstreamKind::Whole,
-        DependencyKind::Projection(axes) => {
-            let (upstream, downstream) = by_element()?;
-            let plan = Projection::new(axes, upstream, downstream).map_err(|what| {
-                ("E_PROJECTION", format!("the dependency of group '{name}' on '{}' does not fit: {what}", other.name))
-            })?;
-            UpstreamKind::Projection { plan, ended: Default::default() }
-        }
-        DependencyKind::Edges(pairs) => {
-            let (upstream, downstream) = by_element()?;
-            if pairs.len() > EDGES_PER_GROUP_MAX {
-                return Err((
-                    "E_TOO_MANY_EDGES",
-                    format!("group '{name}' has {} edges and the limit is {EDGES_PER_GROUP_MAX}", pairs.len()),
-                ));
-            }
-            if let Some((from, to)) = pairs.iter().find(|(from, to)| *from >= upstream || *to >= downstream) {
-                return Err((
-                    "E_EDGE",
-                    format!(
-                        "the edge {from} -> {to} of group '{name}' leaves '{}' ({upstream}) or itself ({downstream})",
-                        other.name
-                    ),
-                ));
-            }
-            UpstreamKind::Edges(Edges::new(pairs.clone()))
-        }
-    };
-    Ok(Upstream { group: GroupId(dependency.group as u32), kind, met: false, satisfied: IntervalSet::new() })
-}
-
 /// Custom amounts as [`Resources`] keeps them: by name, without zeros, one entry a name.
-fn sorted(amounts: &[(ResourceName, u64)]) -> smallvec::SmallVec<[(ResourceName, u64); 2]> {
+pub(super) fn sorted(amounts: &[(ResourceName, u64)]) -> smallvec::SmallVec<[(ResourceName, u64); 2]> {
     let mut sum = Resources::default();
     for &amount in amounts {
         sum.add(&Resources { custom: [amount].into_iter().collect(), ..Resources::default() });

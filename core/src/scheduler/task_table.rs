@@ -10,6 +10,7 @@
 //!               ▲              └─────────────────┤ Retracting ─────┘ │          ├────────► Failed
 //!               └──────────── retry later ───────┴───────┴───────────┘          │
 //!                                                                               │
+//!   Waiting ◄── lose input ── Ready      Waiting ◄── lose result ── Succeeded      Waiting ── refuse ──► Failed
 //!   Waiting, Ready, Backoff ── cancel ──► Cancelled ◄── end, give back ── Cancelling ◄── cancel ── Assigned, Running, Retracting
 //! ```
 //!
@@ -78,6 +79,12 @@ pub enum TaskEvent {
     Cancel,
     /// A cancelled attempt is over.
     EndCancelled,
+    /// What it reads was lost.
+    LoseInput,
+    /// Its result was lost and is needed: it is to be made again.
+    LoseResult,
+    /// Over without any further attempt: refused when it was appended, or its result is lost for good.
+    Refuse,
 }
 
 /// What the table says.
@@ -123,7 +130,7 @@ impl TaskState {
 
 impl TaskEvent {
     /// All of them, in order.
-    pub const ALL: [TaskEvent; 15] = {
+    pub const ALL: [TaskEvent; 18] = {
         use TaskEvent::*;
         [
             DependenciesMet,
@@ -141,6 +148,9 @@ impl TaskEvent {
             TakeBack,
             Cancel,
             EndCancelled,
+            LoseInput,
+            LoseResult,
+            Refuse,
         ]
     };
 }
@@ -153,6 +163,9 @@ pub fn task_next(state: TaskState, event: TaskEvent) -> TaskVerdict {
     match (state, event) {
         (S::Waiting, E::DependenciesMet) => To(S::Ready),
         (S::Waiting, E::Skip) => To(S::Skipped),
+        (S::Waiting, E::Refuse) => To(S::Failed),
+        (S::Ready, E::LoseInput) => To(S::Waiting),
+        (S::Succeeded, E::LoseResult) => To(S::Waiting),
         (S::Ready, E::Dispatch) => To(S::Assigned),
         (S::Backoff, E::BackoffOver) => To(S::Ready),
         (S::Waiting | S::Ready | S::Backoff, E::Cancel) => To(S::Cancelled),

@@ -15,10 +15,14 @@ pub struct RunView {
     pub name: String,
     /// Who asked for it.
     pub owner: String,
-    /// Its groups are `first_group ..` in order.
+    /// Its first group. Those that it was submitted with follow it; see [`Scheduler::run_groups`] for all of an open run.
     pub first_group: GroupId,
     /// How many groups it has.
     pub groups: u32,
+    /// Groups and elements may follow.
+    pub open: bool,
+    /// Nothing of it is dispatched: its client does not read its results.
+    pub paused: bool,
     /// How it ended, once it has.
     pub end: Option<RunEnd>,
     /// Somebody cancelled the whole run.
@@ -38,8 +42,10 @@ pub struct GroupView {
     pub name: String,
     /// Its run.
     pub run: RunId,
-    /// Number of elements; nothing while it is open.
+    /// Number of elements; nothing while another task is to say it. Of a growing group: so far.
     pub length: Option<u32>,
+    /// No element follows: the length is known for good, or there will be none.
+    pub closed: bool,
     /// A dependency is not over.
     pub waiting: u32,
     /// May be dispatched.
@@ -111,8 +117,10 @@ impl Scheduler {
         Some(RunView {
             name: run.name.clone(),
             owner: run.owner.clone(),
-            first_group: run.first_group,
-            groups: run.groups,
+            first_group: run.groups.first().copied().unwrap_or(GroupId(0)),
+            groups: run.groups.len() as u32,
+            open: run.open,
+            paused: run.paused,
             end: run.end,
             cancelling: run.cancelling,
             stopped: run.stopped,
@@ -124,6 +132,11 @@ impl Scheduler {
     /// Runs that are known, in order of submission.
     pub fn runs(&self) -> impl Iterator<Item = RunId> + '_ {
         self.runs.keys().copied()
+    }
+
+    /// Groups of a run, in order of their ordinals.
+    pub fn run_groups(&self, run: RunId) -> impl Iterator<Item = GroupId> + '_ {
+        self.runs.get(&run).into_iter().flat_map(|run| run.groups.iter().copied())
     }
 
     /// The run of this name.
@@ -139,6 +152,7 @@ impl Scheduler {
             name: group.name.clone(),
             run: group.run,
             length: group.length,
+            closed: !group.growing && (group.length.is_some() || group.closed.is_some()),
             waiting: group.waiting.len(),
             ready: group.ready_len(),
             backoff: group.backoff.len(),

@@ -5,10 +5,11 @@
 //! agree without asking.
 
 use super::rows::{List, NIL, Place, Rows};
-use crate::ids::{Micros, SessionId, ShapeId};
+use crate::ids::{Micros, SessionId, ShapeId, TaskRef};
 use crate::messages::WorkerState;
 use crate::resources::Resources;
 use smallvec::SmallVec;
+use std::collections::BTreeSet;
 
 /// A live session of a worker.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(super) struct Worker {
     pub(super) admitted: List,
     pub(super) prefetched: List,
     pub(super) executing: List,
+    /// Results that it holds.
+    pub(super) objects: BTreeSet<TaskRef>,
     pub(super) leaving: List,
     /// Executing rows that hold nothing: see [`Worker::make_room`].
     pub(super) unheld: u32,

@@ -12,10 +12,17 @@ use crate::ids::{Handle, Micros, ShapeId};
 use crate::messages::OutcomeClass;
 use crate::resources::Resources;
 
+pub mod calls;
+pub mod calls_table;
+#[cfg(test)]
+mod calls_tests;
+mod slots;
 pub mod table;
 #[cfg(test)]
 mod tests;
 
+use calls::{Calls, LaneId};
+use slots::Turn;
 use table::{Action, Event, State};
 
 /// Most attempts on a worker, in whatever state. A dispatch beyond is given back at once as `Preempted`.
@@ -169,6 +176,10 @@ pub struct Worker {
     draining: Option<Micros>,
     drain_deadline_passed: bool,
     drained: bool,
+    calls: Calls,
+    paused: bool,
+    /// Memory for a look at the lanes.
+    wanting: Vec<(Serial, LaneId)>,
 }
 
 impl Worker {
@@ -189,6 +200,9 @@ impl Worker {
             draining: None,
             drain_deadline_passed: false,
             drained: false,
+            calls: Calls::default(),
+            paused: false,
+            wanting: Vec::new(),
         }
     }
 
@@ -214,20 +228,24 @@ impl Worker {
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn next_deadline(&self) -> Option<Micros> {
-        let drain = self.draining.filter(|_| !self.drain_deadline_passed && !self.rows.is_empty());
+        let drain = self.draining.filter(|_| !self.drain_deadline_passed && !self.is_empty());
         let row = self.deadlines.first().map(|(at, _)| *at);
-        [drain, row].into_iter().flatten().min()
+        [drain, row, self.calls.next_deadline()].into_iter().flatten().min()
     }
 
     /// How many attempts are where.
     pub fn counts(&self) -> Counts {
         let executing = self.rows.len() as u32 - self.queued - self.settling;
-        Counts { queued: self.queued, executing, settling: self.settling }
+        // As many calls execute as there are slots, at most.
+        let waiting = self.calls.queued + self.calls.fetching;
+        let held = self.calls.count as u32 - waiting;
+        let slots = self.calls.lanes.iter().flatten().map(|lane| lane.granted).sum::<u32>().min(held);
+        Counts { queued: self.queued + waiting + held - slots, executing: executing + slots, settling: self.settling }
     }
 
     /// True when no attempt is on the worker.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.rows.is_empty() && self.calls.count == 0
     }
 
     /// True from the first drain on.
@@ -257,7 +275,11 @@ impl Worker {
         }
         self.pass_time(now, out);
         self.start_what_fits(now, out);
-        if self.draining.is_some() && self.rows.is_empty() && !self.drained {
+        self.say_drained(out);
+    }
+
+    fn say_drained(&mut self, out: &mut Vec<Output>) {
+        if self.draining.is_some() && self.is_empty() && !self.drained {
             self.drained = true;
             out.push(Output::Drained);
         }
@@ -303,6 +325,14 @@ impl Worker {
     fn retract(&mut self, handles: Vec<Handle>, now: Micros, out: &mut Vec<Output>) {
         let (mut given_back, mut kept) = (Vec::new(), Vec::new());
         for handle in handles {
+            if let Some(call) = self.calls.find(handle) {
+                let applied = self.calls.apply(call, calls_table::Event::Retract, None);
+                match applied.map(|applied| applied.action) {
+                    Some(calls_table::Action::GiveBack) => given_back.push(handle),
+                    _ => kept.push(handle),
+                }
+                continue;
+            }
             match self.by_handle.get(&handle).copied() {
                 Some(serial) if self.rows.get(&serial).is_some_and(|row| row.state == State::Queued) => {
                     self.apply(serial, Event::Retract, None, now, out);
@@ -323,7 +353,9 @@ impl Worker {
 
     fn cancel(&mut self, handles: Vec<Handle>, now: Micros, out: &mut Vec<Output>) {
         for handle in handles {
-            if let Some(serial) = self.by_handle.get(&handle).copied() {
+            if let Some(call) = self.calls.find(handle) {
+                self.calls.end(call, calls_table::Event::Cancel, OutcomeClass::Cancelled);
+            } else if let Some(serial) = self.by_handle.get(&handle).copied() {
                 self.doom(serial, OutcomeClass::Cancelled);
                 self.apply(serial, Event::Cancel, None, now, out);
             } else if !self.has_ended(handle) && self.unseen.len() < UNSEEN_MAX {
@@ -334,7 +366,7 @@ impl Worker {
 
     /// True when the handle was dispatched here once and is not on the worker any more.
     fn has_ended(&self, handle: Handle) -> bool {
-        self.generations.get(&handle.slot).is_some_and(|newest| handle.generation <= *newest)
+        self.generations.get(&handle.slot).is_some_and(|newest| handle.generation <= *newest) || self.calls.has_come(handle)
     }
 
     fn drain(&mut self, deadline: Micros, now: Micros, out: &mut Vec<Output>) {
@@ -344,6 +376,9 @@ impl Worker {
                 self.doom(serial, OutcomeClass::Preempted);
             }
             self.apply(serial, Event::Drain, None, now, out);
+        }
+        for call in self.calls.all() {
+            self.calls.end(call, calls_table::Event::Drain, OutcomeClass::Preempted);
         }
     }
 
@@ -355,6 +390,7 @@ impl Worker {
             self.doom(serial, OutcomeClass::Cancelled);
             self.apply(serial, Event::Void, None, now, out);
         }
+        self.calls.void();
         self.by_handle.clear();
         self.generations.clear();
         self.unseen.clear();
@@ -382,7 +418,11 @@ impl Worker {
                 self.doom(serial, OutcomeClass::Preempted);
                 self.apply(serial, Event::DrainDeadline, None, now, out);
             }
+            for call in self.calls.all() {
+                self.calls.end(call, calls_table::Event::DrainDeadline, OutcomeClass::Preempted);
+            }
         }
+        self.calls.pass_time(now);
         while let Some(&(at, serial)) = self.deadlines.first()
             && at <= now
         {
@@ -402,31 +442,12 @@ impl Worker {
     }
 
     fn start_what_fits(&mut self, now: Micros, out: &mut Vec<Output>) {
-        while let Some(serial) = self.first_that_fits() {
-            self.apply(serial, Event::Start, None, now, out);
-        }
-    }
-
-    fn first_that_fits(&mut self) -> Option<Serial> {
-        let (mut oldest, mut first) = (None::<Serial>, None::<Serial>);
-        for id in &self.waiting {
-            let shape = &self.shapes[id];
-            let Some(&head) = shape.queue.front() else { continue };
-            oldest = Some(oldest.map_or(head, |o| o.min(head)));
-            if self.capacity.fits(&self.used, &shape.request) {
-                first = Some(first.map_or(head, |f| f.min(head)));
+        while let Some(turn) = self.first_that_fits() {
+            match turn {
+                Turn::Process(serial) => self.apply(serial, Event::Start, None, now, out),
+                Turn::Lane(lane) => self.grant(lane),
             }
         }
-        let (first, oldest) = (first?, oldest?);
-        if first != oldest
-            && let Some(row) = self.rows.get_mut(&oldest)
-        {
-            if row.overtaken >= OVERTAKEN_MAX {
-                return None;
-            }
-            row.overtaken += 1;
-        }
-        Some(first)
     }
 
     /// Takes one transition of the table and does what it says. A pair that the table refuses changes nothing: it is what a

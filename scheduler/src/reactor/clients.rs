@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashSet;
 use scalable_core::ids::{GroupId, RunId};
 use scalable_core::link::Arrival;
 use scalable_core::messages::{Connection, Input};
@@ -11,6 +12,7 @@ use scalable_proto::v1;
 use scalable_template::Space;
 use tonic::Status;
 
+use super::deliver::Outgoing;
 use super::handshake::{SESSION_OVER, welcome};
 use super::streams::Streams;
 use super::{Peer, Reactor};
@@ -38,6 +40,10 @@ pub(super) struct ClientSession {
     assembling: Option<Box<v1::RunSpec>>,
     assembled_bytes: usize,
     left_at: Option<Instant>,
+    pub(super) outgoing: Outgoing,
+    /// Holders of objects that it knows.
+    peers: FxHashSet<u32>,
+    overflowed: bool,
 }
 
 /// Whom to answer when the machine has decided about a submit, and what to keep then.
@@ -57,6 +63,9 @@ impl ClientSession {
             assembling: None,
             assembled_bytes: 0,
             left_at: None,
+            outgoing: Outgoing::default(),
+            peers: FxHashSet::default(),
+            overflowed: false,
         }
     }
 
@@ -65,8 +74,23 @@ impl ClientSession {
         let _ = self.streams.send_control(|seq, acks| v1::ClientEvents { seq, acks: Some(acks), body: Some(body) });
     }
 
-    fn send_data(&mut self, body: v1::client_results::Body) {
-        let _ = self.streams.send_data(|seq| v1::ClientResults { seq, body: Some(body) });
+    /// Sends a numbered frame on data. Every one of them matters: a client that acknowledges none is sent away.
+    pub(super) fn send_data(&mut self, body: v1::client_results::Body) {
+        self.overflowed |= self.streams.send_data(|seq| v1::ClientResults { seq, body: Some(body) }).is_err();
+    }
+
+    /// Tells it of a holder of objects, once.
+    pub(super) fn introduce(&mut self, peer: &v1::AnnouncePeer) {
+        if self.peers.insert(peer.peer) {
+            self.send_data(v1::client_results::Body::Peer(peer.clone()));
+        }
+    }
+
+    /// Sends the results that have gathered.
+    pub(super) fn flush(&mut self) {
+        for batch in self.outgoing.take() {
+            self.send_data(v1::client_results::Body::Results(batch));
+        }
     }
 
     fn acknowledge(&mut self) {
@@ -118,7 +142,17 @@ impl Reactor {
         if client.streams.is_detached() {
             client.left_at = Some(Instant::now());
         }
-        self.clients.retain(|_, client| client.left_at.is_none_or(|left| left.elapsed() < KEPT_AFTER_RESET));
+    }
+
+    /// Forgets clients that are gone for good, and what only they could have gone on with.
+    pub(super) fn expire_clients(&mut self) {
+        let gone = |(_, client): &(&u64, &ClientSession)| {
+            client.overflowed || client.left_at.is_some_and(|left| left.elapsed() >= KEPT_AFTER_RESET)
+        };
+        let gone: Vec<u64> = self.clients.iter().filter(gone).map(|(number, _)| *number).collect();
+        for number in gone {
+            self.close_client(number, "the client acknowledges nothing");
+        }
     }
 
     pub(super) fn client_control(&mut self, id: ConnectionId, frame: v1::ClientControl) {
@@ -140,6 +174,13 @@ impl Reactor {
                     self.answer(number, false, refusal(key, &refused));
                 }
             }
+            Some(v1::client_control::Body::Release(release)) => {
+                if let Err(what) = self.release(number, &release) {
+                    return self.close_client(number, what);
+                }
+            }
+            Some(v1::client_control::Body::Cancel(cancel)) => self.cancel_elements(number, &cancel),
+            Some(v1::client_control::Body::Taken(taken)) => client.outgoing.taken(taken.weight),
             Some(v1::client_control::Body::Ping(_)) | None => {}
             Some(v1::client_control::Body::Hello(_)) => return self.close_client(number, "a second hello on one stream"),
         }
@@ -151,6 +192,7 @@ impl Reactor {
     fn close_client(&mut self, number: u64, what: &str) {
         if let Some(mut client) = self.clients.remove(&number) {
             client.send(v1::client_events::Body::Goodbye(v1::Goodbye { reason: format!("protocol violation: {what}") }));
+            self.abandon_runs(number);
         }
     }
 
@@ -217,6 +259,21 @@ impl Reactor {
                     self.answer(number, true, refusal(commit.client_key, &refused));
                 }
             }
+            Some(v1::client_data::Body::AddGroup(group)) => {
+                if let Err(what) = self.add_group(number, group) {
+                    return self.close_client(number, what);
+                }
+            }
+            Some(v1::client_data::Body::Append(append)) => {
+                if let Err(what) = self.append(number, append) {
+                    return self.close_client(number, what);
+                }
+            }
+            Some(v1::client_data::Body::CloseRun(close)) => {
+                if let Err(what) = self.close_run(number, close.run) {
+                    return self.close_client(number, what);
+                }
+            }
             Some(v1::client_data::Body::Bind(_)) | None => {}
         }
         if let Some(client) = self.clients.get_mut(&number) {
@@ -231,7 +288,8 @@ impl Reactor {
         }
         let core = convert::run(&spec, self.machine.names_mut())?;
         file_safe(&spec.name, "run")?;
-        if spec.directory.is_empty() || !std::path::Path::new(&spec.directory).is_absolute() {
+        let unrecorded = spec.open && spec.directory.is_empty();
+        if !unrecorded && !std::path::Path::new(&spec.directory).is_absolute() {
             return Err(Refused::new(
                 "E_NO_DIRECTORY",
                 format!("run `{}` names no absolute directory for its records", spec.name),
@@ -309,10 +367,11 @@ impl Reactor {
     pub(super) fn submitted(&mut self, key: [u8; 16], run: RunId, first_group: GroupId, known: bool) {
         let Some(pending) = self.pending_submits.remove(&key) else { return };
         if !known {
-            self.begin_run(run, first_group, pending.spec, pending.spaces);
+            let client = Some(pending.client).filter(|_| pending.spec.open);
+            self.begin_run(run, first_group, pending.spec, pending.spaces, client);
         }
         let name = self.runs.get(&run).map_or_else(String::new, |run| run.spec.name.clone());
-        let reply = v1::SubmitReply { client_key: key.to_vec().into(), run: name, refusal: None, known };
+        let reply = v1::SubmitReply { client_key: key.to_vec().into(), run: name, refusal: None, known, number: run.0 };
         self.answer(pending.client, pending.over_data, reply);
     }
 
@@ -339,7 +398,7 @@ impl Reactor {
 
     /// When a progress frame that was held back is due.
     pub(super) fn next_progress(&self) -> Option<Instant> {
-        let due = |run: &super::RunInfo| run.told_at.map(|told| told + Self::progress_interval(run.group_count));
+        let due = |run: &super::RunInfo| run.told_at.map(|told| told + Self::progress_interval(run.groups.len() as u32));
         self.runs.values().filter(|run| run.dirty && !run.complete).filter_map(due).min()
     }
 
@@ -347,7 +406,7 @@ impl Reactor {
         let now = Instant::now();
         let mut due = Vec::new();
         for (id, run) in &mut self.runs {
-            let wait = Self::progress_interval(run.group_count);
+            let wait = Self::progress_interval(run.groups.len() as u32);
             if run.dirty && (run.complete || run.told_at.is_none_or(|told| told + wait <= now)) {
                 (run.dirty, run.told_at) = (false, Some(now));
                 due.push((*id, run.spec.name.clone()));
@@ -377,11 +436,11 @@ impl Reactor {
 }
 
 fn refusal(key: bytes::Bytes, refused: &Refused) -> v1::SubmitReply {
-    v1::SubmitReply { client_key: key, run: String::new(), refusal: Some(refused.to_wire()), known: false }
+    v1::SubmitReply { client_key: key, run: String::new(), refusal: Some(refused.to_wire()), known: false, number: 0 }
 }
 
 /// Names become directories: only what is safe in one is taken.
-fn file_safe(name: &str, what: &str) -> Result<(), Refused> {
+pub(super) fn file_safe(name: &str, what: &str) -> Result<(), Refused> {
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if !name.is_empty() && name.len() <= 200 && name.chars().all(safe) && !name.starts_with('.') {
         return Ok(());

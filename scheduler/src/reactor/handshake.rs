@@ -18,6 +18,8 @@ pub(super) fn welcome(identity: &Identity, session: u64, protocol: u32, received
         heartbeat_ms: identity.heartbeat_ms,
         received: Some(received),
         resumed,
+        object_key: bytes::Bytes::new(),
+        store_address: String::new(),
     }
 }
 

@@ -2,11 +2,17 @@
 //! channel, go through `step`, and the outbox is flushed once per batch of inputs.
 //!
 //! `workers.rs` keeps the workers' sessions, `clients.rs` the clients'; `streams.rs` and `handshake.rs` are what both have in
-//! common. `runs.rs` keeps what is known of runs beside the machine, `calls.rs` answers unary calls.
+//! common. `runs.rs` keeps what is known of runs beside the machine, `calls.rs` answers unary calls. Open runs: `open.rs` takes what
+//! clients add and let go of, `payload.rs` keeps arguments and results, `results.rs` what functions returned, `deliver.rs` sends it
+//! on to clients.
 
 mod calls;
 mod clients;
+mod deliver;
 mod handshake;
+mod open;
+mod payload;
+mod results;
 mod runs;
 mod streams;
 mod workers;
@@ -15,12 +21,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use scalable_core::ids::{GroupId, Micros, RunId, SessionId};
+use scalable_core::ids::{GroupId, Micros, RunId, SessionId, TaskRef};
 use scalable_core::messages::{Input, Outbox, Output, WorkerState};
 use scalable_core::resources::Resources;
 use scalable_core::scheduler::Scheduler;
 use scalable_proto::v1;
+use scalable_store::ObjectKey;
 use tokio::sync::mpsc;
 
 use crate::convert;
@@ -30,6 +38,7 @@ use crate::serve::{ConnectionId, Inbound};
 use crate::snapshot::{Counters, Publisher, Snapshot};
 
 use clients::ClientSession;
+use payload::Payload;
 use runs::RunInfo;
 pub use runs::{GroupInfo, Report};
 use workers::WorkerSession;
@@ -56,6 +65,10 @@ pub struct Identity {
     pub token_file: String,
     /// How often workers are to be heard of.
     pub heartbeat_ms: u32,
+    /// What rights to fetch objects are made with.
+    pub object_key: ObjectKey,
+    /// Where the scheduler's own store answers peers.
+    pub store_address: String,
 }
 
 /// What else the reactor is connected to.
@@ -100,8 +113,21 @@ pub struct Reactor {
     clients: FxHashMap<u64, ClientSession>,
     connections: FxHashMap<ConnectionId, Peer>,
     runs: BTreeMap<RunId, RunInfo>,
+    /// Runs that may grow and are not over.
+    open_runs: Vec<RunId>,
+    /// Runs that are over and of which nothing is recorded.
+    unrecorded: Vec<RunId>,
     groups: FxHashMap<GroupId, Arc<GroupInfo>>,
+    /// Arguments and results of growing groups.
+    payloads: FxHashMap<GroupId, Payload>,
     reports: Vec<runs::Report>,
+    /// Frames that the reports of this flush are slices of.
+    result_frames: Vec<Bytes>,
+    peers: results::Peers,
+    /// The group that was touched last since watchers were told.
+    touched: Option<GroupId>,
+    /// How the last attempt of a task ended whose own end follows in the outbox.
+    last_error: Option<(TaskRef, v1::TaskError)>,
     pending_submits: FxHashMap<[u8; 16], clients::PendingSubmit>,
     records: records::Handle,
     snapshots: Publisher,
@@ -142,8 +168,15 @@ impl Reactor {
             clients: FxHashMap::default(),
             connections: FxHashMap::default(),
             runs: BTreeMap::new(),
+            open_runs: Vec::new(),
+            unrecorded: Vec::new(),
             groups: FxHashMap::default(),
+            payloads: FxHashMap::default(),
             reports: Vec::new(),
+            result_frames: Vec::new(),
+            peers: results::Peers::default(),
+            touched: None,
+            last_error: None,
             pending_submits: FxHashMap::default(),
             records: surroundings.records.clone(),
             snapshots: surroundings.snapshots.clone(),
@@ -205,6 +238,7 @@ impl Reactor {
             }
             self.flush();
             if snapshot_due <= Instant::now() {
+                self.expire_clients();
                 self.publish();
                 snapshot_due = Instant::now() + SNAPSHOT_EVERY;
             }
@@ -326,20 +360,33 @@ impl Reactor {
 
     /// Does everything the machine wants done, then sends what has gathered.
     fn flush(&mut self) {
-        let mut outbox = std::mem::take(&mut self.outbox);
-        for output in outbox.drain(..) {
-            self.act(output);
+        loop {
+            let mut outbox = std::mem::take(&mut self.outbox);
+            for output in outbox.drain(..) {
+                self.act(output);
+            }
+            // Acting calls `step` nowhere, so nothing has been added meanwhile; the allocation is kept.
+            self.outbox = outbox;
+            self.reports.clear();
+            self.result_frames.clear();
+            if !self.pace_clients() {
+                break;
+            }
         }
-        // Acting calls `step` nowhere, so nothing has been added meanwhile; the allocation is kept.
-        self.outbox = outbox;
-        self.reports.clear();
+        for run in std::mem::take(&mut self.unrecorded) {
+            self.recorded(run);
+        }
         for session in self.ended_sessions.drain(..) {
             self.workers.remove(&session);
         }
         for session in self.workers.values_mut() {
             session.flush();
         }
+        for client in self.clients.values_mut() {
+            client.flush();
+        }
         self.drop_overflowed();
+        self.touched = None;
         self.push_progress();
     }
 
@@ -379,6 +426,14 @@ impl Reactor {
             Output::Skipped { group, first, count, root } => self.skipped(group, first, count, root),
             Output::Cancelled { group, first, count } => self.cancelled(group, first, count),
             Output::LengthKnown { group, .. } => self.touch(group),
+            // Taken from the outbox when the client's frame was: what follows in the same batch needs the number.
+            Output::GroupAdded { .. } => {}
+            Output::Rejected { run, ordinal, first, count, code, message } => {
+                self.reject(run, ordinal, first, count, &convert::Refused::new(code, message, ""));
+            }
+            Output::Released { group, first, count } => self.released(group, first, count),
+            Output::DropObject { session, task } => self.drop_object(session, task),
+            Output::Restored { task, attempt, token, .. } => self.restored(task, attempt, token),
             Output::RunEnded { run, end } => self.run_ended(run, end),
             Output::WorkerChanged { session, state } => self.worker_changed(session, state),
         }

@@ -24,6 +24,24 @@ pub enum Report {
     Full(Box<v1::AttemptReport>),
     /// (started_us, wall_us, user_us, system_us, peak_bytes) of a success with nothing else to tell.
     Brief([u64; 5]),
+    /// A function returned: where its inline result lies in the frames of this flush.
+    Returned {
+        /// Which frame.
+        frame: u32,
+        /// First byte.
+        start: u32,
+        /// One after the last.
+        end: u32,
+        /// Microseconds of execution.
+        wall_us: u32,
+    },
+    /// A function returned an object that its worker keeps.
+    Held {
+        /// Its bytes.
+        size: u64,
+        /// Microseconds of execution.
+        wall_us: u32,
+    },
 }
 
 impl Report {
@@ -31,6 +49,12 @@ impl Report {
     pub fn into_full(self) -> v1::AttemptReport {
         match self {
             Report::Full(report) => *report,
+            // When it was is not said of functions: a clock reading each would be most of what the shortest of them cost.
+            Report::Returned { wall_us, .. } | Report::Held { wall_us, .. } => v1::AttemptReport {
+                class: v1::OutcomeClass::Succeeded.into(),
+                finished_us: i64::from(wall_us),
+                ..Default::default()
+            },
             Report::Brief([started, wall, user_us, system_us, peak_memory_bytes]) => v1::AttemptReport {
                 class: v1::OutcomeClass::Succeeded.into(),
                 exit_code: Some(0),
@@ -56,9 +80,19 @@ pub struct GroupInfo {
     pub space: Space,
     /// Some later task reads its outputs.
     pub(super) read_by_others: bool,
+    /// Ordinal in its run.
+    pub(super) ordinal: u32,
+    /// False where the run has no directory.
+    pub(super) recorded: bool,
+    /// The client that is told of every end.
+    pub(super) deliver_to: Option<u64>,
 }
 
 impl GroupInfo {
+    pub(super) fn is_function(&self) -> bool {
+        matches!(self.template().command, Some(v1::task_template::Command::Function(_)))
+    }
+
     fn template(&self) -> &v1::TaskTemplate {
         static EMPTY: std::sync::LazyLock<v1::TaskTemplate> = std::sync::LazyLock::new(v1::TaskTemplate::default);
         self.spec.template.as_ref().unwrap_or(&EMPTY)
@@ -128,8 +162,12 @@ pub(super) struct Stored {
 /// A run as everybody but the machine needs it.
 pub(super) struct RunInfo {
     pub(super) spec: v1::RunSpec,
-    pub(super) first_group: GroupId,
-    pub(super) group_count: u32,
+    /// By ordinal; nothing for one that was refused.
+    pub(super) groups: Vec<Option<GroupId>>,
+    /// Whose it is, as long as it is open.
+    pub(super) client: Option<u64>,
+    /// Its client's user does not keep up.
+    pub(super) paused: bool,
     objects: FxHashMap<TaskRef, Box<[Stored]>>,
     pub(super) end: Option<RunEnd>,
     pub(super) complete: bool,
@@ -141,11 +179,16 @@ pub(super) struct RunInfo {
 
 impl RunInfo {
     pub(super) fn group(&self, ordinal: u32) -> Option<GroupId> {
-        (ordinal < self.group_count).then(|| GroupId(self.first_group.0 + ordinal))
+        self.groups.get(ordinal as usize).copied().flatten()
     }
 
-    pub(super) fn group_ids(&self) -> impl Iterator<Item = GroupId> + use<> {
-        (self.first_group.0..self.first_group.0 + self.group_count).map(GroupId)
+    pub(super) fn group_ids(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.groups.iter().copied().flatten()
+    }
+
+    /// False where it has no directory to record anything in.
+    pub(super) fn is_recorded(&self) -> bool {
+        !self.spec.directory.is_empty()
     }
 
     pub(super) fn object(&self, task: TaskRef, output: usize) -> Option<&Stored> {
@@ -168,7 +211,14 @@ impl RunInfo {
 
 impl Reactor {
     /// Takes in a run that the machine has accepted.
-    pub(super) fn begin_run(&mut self, run: RunId, first_group: GroupId, spec: v1::RunSpec, spaces: Vec<Space>) {
+    pub(super) fn begin_run(
+        &mut self,
+        run: RunId,
+        first_group: GroupId,
+        spec: v1::RunSpec,
+        spaces: Vec<Space>,
+        client: Option<u64>,
+    ) {
         self.counters.runs += 1;
         self.idle_since = None;
         let mut read = vec![false; spec.groups.len()];
@@ -182,28 +232,43 @@ impl Reactor {
         let mut groups = Vec::with_capacity(spec.groups.len());
         for (ordinal, (group, space)) in spec.groups.iter().zip(spaces).enumerate() {
             let id = GroupId(first_group.0 + ordinal as u32);
-            let info = Arc::new(GroupInfo { id, run, spec: group.clone(), space, read_by_others: read[ordinal] });
+            let info = Arc::new(GroupInfo {
+                id,
+                run,
+                spec: group.clone(),
+                space,
+                read_by_others: read[ordinal] || spec.open,
+                ordinal: ordinal as u32,
+                recorded: !spec.directory.is_empty(),
+                deliver_to: client.filter(|_| group.deliver),
+            });
             groups.push(info.clone());
             self.groups.insert(id, info);
         }
-        let group_count = groups.len() as u32;
+        let ids = groups.iter().map(|group| Some(group.id)).collect();
         let mut header = spec.clone();
         // The templates live in the groups; what stays here is what the announcement of the run needs.
         for group in &mut header.groups {
             *group = v1::GroupSpec { name: std::mem::take(&mut group.name), ..Default::default() };
         }
-        self.record(Record::RunBegan(Box::new(RunRecord {
-            run,
-            spec: header.clone(),
-            groups,
-            address: self.identity.address.clone(),
-            http: self.identity.http.clone(),
-            token_file: self.identity.token_file.clone(),
-        })));
+        if !header.directory.is_empty() {
+            self.record(Record::RunBegan(Box::new(RunRecord {
+                run,
+                spec: header.clone(),
+                groups,
+                address: self.identity.address.clone(),
+                http: self.identity.http.clone(),
+                token_file: self.identity.token_file.clone(),
+            })));
+        }
+        if header.open {
+            self.open_runs.push(run);
+        }
         let info = RunInfo {
             spec: header,
-            first_group,
-            group_count,
+            groups: ids,
+            client,
+            paused: false,
             objects: FxHashMap::default(),
             end: None,
             complete: false,
@@ -215,6 +280,10 @@ impl Reactor {
     }
 
     pub(super) fn touch(&mut self, group: GroupId) {
+        // Most of what happens in one flush happens to one group.
+        if self.touched.replace(group) == Some(group) {
+            return;
+        }
         if let Some(run) = self.groups.get(&group).and_then(|group| self.runs.get_mut(&group.run)) {
             run.dirty = true;
         }
@@ -227,6 +296,9 @@ impl Reactor {
     pub(super) fn committed(&mut self, task: TaskRef, attempt: u32, session: SessionId, token: u32) {
         self.counters.committed += 1;
         let Some(group) = self.groups.get(&task.group).cloned() else { return };
+        if self.returned(&group, task, attempt, token) && !group.recorded {
+            return self.touch(task.group);
+        }
         let report = self.report(token);
         if let (true, Some(Report::Full(report)), Some(run)) = (group.read_by_others, &report, self.runs.get_mut(&group.run)) {
             let stored = group.template().outputs.iter().map(|output| {
@@ -239,8 +311,14 @@ impl Reactor {
             run.objects.insert(task, stored.collect());
         }
         self.touch(task.group);
-        let worker = self.worker_name(session);
-        self.record(Record::Succeeded { group, index: task.index, attempt, worker, report });
+        if group.deliver_to.is_some() && !group.is_function() {
+            let report = report.clone().map(Report::into_full).unwrap_or_default();
+            self.deliver_report(&group, task.index, report);
+        }
+        if group.recorded {
+            let worker = self.worker_name(session);
+            self.record(Record::Succeeded { group, index: task.index, attempt, worker, report });
+        }
     }
 
     pub(super) fn attempt_ended(
@@ -267,7 +345,15 @@ impl Reactor {
             self.counters.attempts_failed += 1;
             self.push_failure(&group, task.index, attempt, &worker, &report, !again);
         }
-        self.record(Record::AttemptEnded { group, index: task.index, attempt, worker, report: Box::new(report), last: !again });
+        if !again && group.deliver_to.is_some() {
+            let (class, worker) = (report.class, worker.to_string());
+            let error = v1::TaskError { class, attempt, worker, report: Some(report.clone()), ..Default::default() };
+            self.last_error = Some((task, error));
+        }
+        if group.recorded {
+            let report = Box::new(report);
+            self.record(Record::AttemptEnded { group, index: task.index, attempt, worker, report, last: !again });
+        }
     }
 
     fn push_failure(
@@ -304,12 +390,25 @@ impl Reactor {
     pub(super) fn task_failed(&mut self, task: TaskRef, attempts: u32, class: OutcomeClass) {
         let Some(group) = self.groups.get(&task.group).cloned() else { return };
         self.touch(task.group);
-        self.record(Record::Failed { group, index: task.index, attempts, class: class.word() });
+        if group.deliver_to.is_some() {
+            let error = match self.last_error.take_if(|(failed, _)| *failed == task) {
+                Some((_, error)) => v1::TaskError { class: convert::class_to_wire(class).into(), ..error },
+                None => v1::TaskError { class: convert::class_to_wire(class).into(), attempt: attempts, ..Default::default() },
+            };
+            self.deliver_error(&group, task.index, error);
+        }
+        if group.recorded {
+            self.record(Record::Failed { group, index: task.index, attempts, class: class.word() });
+        }
     }
 
     pub(super) fn skipped(&mut self, group: GroupId, first: u32, count: u32, root: TaskRef) {
         let Some(group) = self.groups.get(&group).cloned() else { return };
         self.touch(group.id);
+        self.deliver_range(&group, first, count, OutcomeClass::DependencyFailed, Some(root));
+        if !group.recorded {
+            return;
+        }
         let root = self.groups.get(&root.group).map_or_else(String::new, |info| format!("{}[{}]", info.spec.name, root.index));
         self.record(Record::Range { group, first, count, kind: Count::Skipped { root } });
     }
@@ -317,7 +416,10 @@ impl Reactor {
     pub(super) fn cancelled(&mut self, group: GroupId, first: u32, count: u32) {
         let Some(group) = self.groups.get(&group).cloned() else { return };
         self.touch(group.id);
-        self.record(Record::Range { group, first, count, kind: Count::Cancelled });
+        self.deliver_range(&group, first, count, OutcomeClass::Cancelled, None);
+        if group.recorded {
+            self.record(Record::Range { group, first, count, kind: Count::Cancelled });
+        }
     }
 
     pub(super) fn run_ended(&mut self, id: RunId, end: RunEnd) {
@@ -329,7 +431,14 @@ impl Reactor {
         for session in self.workers.values_mut() {
             session.send_control(v1::scheduler_control::Body::Release(v1::Release { runs: vec![id.0] }));
         }
-        self.record(Record::RunEnded { run: id, end, counts: progress.groups });
+        self.open_runs.retain(|open| *open != id);
+        for group in self.runs.get(&id).into_iter().flat_map(|run| run.group_ids()) {
+            self.payloads.remove(&group);
+        }
+        match self.runs.get(&id).is_some_and(RunInfo::is_recorded) {
+            true => self.record(Record::RunEnded { run: id, end, counts: progress.groups }),
+            false => self.unrecorded.push(id),
+        }
     }
 
     /// The records of a run are written and its outputs are in the store.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rustc_hash::FxHashSet;
 use scalable_core::ids::{GroupId, Handle, RunId, SECOND, SessionId, ShapeId, TaskRef};
 use scalable_core::link::Arrival;
 use scalable_core::messages::{
-    Connection, Dispatch, EventKind, Finish, Input, OutcomeClass, WorkerEvent, WorkerSpec, WorkerState,
+    Connection, Dispatch, EventKind, Finish, Input, Missing, OutcomeClass, Stored, WorkerEvent, WorkerSpec, WorkerState,
 };
 use scalable_core::resources::Resources;
 use scalable_core::scheduler::projection;
@@ -27,6 +28,12 @@ const FRAMES_KEPT_MAX: usize = 8192;
 const DISPATCHES_PER_FRAME_MAX: usize = 2048;
 /// Objects in one input frame.
 const OBJECTS_PER_FRAME_MAX: usize = 8192;
+/// Bytes of arguments in one dispatch frame.
+const ARGS_PER_FRAME_MAX: usize = 1 << 20;
+/// The largest result that travels inline.
+const INLINE_BYTES_MAX: u32 = 64 << 10;
+/// Missing objects that one report names.
+const MISSING_MAX: usize = 1000;
 
 /// One registration of a worker.
 pub(super) struct WorkerSession {
@@ -38,6 +45,12 @@ pub(super) struct WorkerSession {
     groups: FxHashSet<GroupId>,
     shapes: FxHashSet<ShapeId>,
     batch: v1::DispatchBatch,
+    args: Vec<u8>,
+    dropped: v1::DropObjects,
+    /// Holders of objects that it knows.
+    peers: FxHashSet<u32>,
+    /// What the last dispatch referred to, and so needs no announcement.
+    announced: Option<(GroupId, ShapeId)>,
     overflowed: bool,
     pub(super) closed: bool,
 }
@@ -53,6 +66,10 @@ impl WorkerSession {
             groups: FxHashSet::default(),
             shapes: FxHashSet::default(),
             batch: v1::DispatchBatch::default(),
+            args: Vec::new(),
+            dropped: v1::DropObjects::default(),
+            peers: FxHashSet::default(),
+            announced: None,
             overflowed: false,
             closed: false,
         }
@@ -64,21 +81,56 @@ impl WorkerSession {
         self.overflowed |= sent.is_err();
     }
 
-    fn send_data(&mut self, body: v1::scheduler_data::Body) {
+    pub(super) fn send_data(&mut self, body: v1::scheduler_data::Body) {
         let sent = self.streams.send_data(|seq| v1::SchedulerData { seq, body: Some(body) });
         self.overflowed |= sent.is_err();
     }
 
     fn send_batch(&mut self) {
         if !self.batch.handle.is_empty() {
-            let batch = std::mem::take(&mut self.batch);
+            let mut batch = std::mem::take(&mut self.batch);
+            shorten(&mut batch.group);
+            shorten(&mut batch.attempt);
+            shorten(&mut batch.shape);
+            shorten(&mut batch.timeout_ms);
+            if !batch.args_end.is_empty() {
+                batch.args_end.resize(batch.handle.len(), self.args.len() as u32);
+                batch.args = std::mem::take(&mut self.args).into();
+            }
             self.send_data(v1::scheduler_data::Body::Dispatch(batch));
         }
+    }
+
+    /// Adds the last dispatched task's own arguments.
+    fn push_args(&mut self, args: &[u8]) {
+        if !args.is_empty() || !self.batch.args_end.is_empty() {
+            let before = self.args.len() as u32;
+            self.batch.args_end.resize(self.batch.handle.len() - 1, before);
+            self.args.extend_from_slice(args);
+            self.batch.args_end.push(self.args.len() as u32);
+        }
+    }
+
+    /// Tells it of a holder of objects, once.
+    pub(super) fn introduce(&mut self, peer: &v1::AnnouncePeer) {
+        if self.peers.insert(peer.peer) {
+            self.send_data(v1::scheduler_data::Body::Peer(peer.clone()));
+        }
+    }
+
+    /// It need not keep this object; said with the next flush.
+    pub(super) fn drop_object(&mut self, task: TaskRef) {
+        self.dropped.group.push(task.group.0);
+        self.dropped.index.push(task.index);
     }
 
     /// Sends what has gathered in this batch of inputs, and acknowledgements that no frame has carried.
     pub(super) fn flush(&mut self) {
         self.send_batch();
+        if !self.dropped.group.is_empty() {
+            let dropped = std::mem::take(&mut self.dropped);
+            self.send_control(v1::scheduler_control::Body::Drop(dropped));
+        }
         self.streams.acknowledge(|acks| v1::SchedulerControl { seq: 0, acks: Some(acks), body: None });
     }
 }
@@ -125,6 +177,7 @@ impl Reactor {
                 components: frame.components,
                 capacity: Resources { memory_bytes, ..capacity },
             };
+            self.peers.join(session, &frame.peer_address, &frame.host);
             tracing::info!(worker = %frame.name, session = session.0, "worker registered");
             let pool = worker.pool.clone();
             self.step(Input::Join { session, worker });
@@ -133,7 +186,9 @@ impl Reactor {
         };
         let Some(worker) = self.workers.get_mut(&session) else { return };
         let received = worker.streams.received();
-        let welcome = welcome(&self.identity, session.0, protocol, received, resumed);
+        let mut welcome = welcome(&self.identity, session.0, protocol, received, resumed);
+        welcome.object_key = Bytes::copy_from_slice(self.identity.object_key.expose());
+        welcome.store_address = self.identity.store_address.clone();
         let body = Some(v1::scheduler_control::Body::Welcome(welcome));
         let frame = v1::SchedulerControl { seq: 0, acks: Some(received), body };
         let goes_on = resumed.then(|| hello.received.unwrap_or_default());
@@ -204,15 +259,29 @@ impl Reactor {
             Arrival::Gap => return self.violation(session, "a frame on data is missing"),
         }
         let Some(v1::worker_data::Body::Batch(batch)) = frame.body else { return };
+        let copied = (batch.copied_group.clone(), batch.copied_index.clone());
         match self.events(batch) {
-            Some(events) => self.step(Input::Events { session, events }),
-            None => self.violation(session, "the columns of a batch do not fit together"),
+            Some(events) if copied.0.len() == copied.1.len() => {
+                for (&group, &index) in copied.0.iter().zip(&copied.1) {
+                    self.step(Input::ObjectCopied { session, task: TaskRef { group: GroupId(group), index } });
+                }
+                self.step(Input::Events { session, events });
+            }
+            _ => self.violation(session, "the columns of a batch do not fit together"),
         }
     }
 
     /// Turns a batch into events; the reports wait in `reports` under their tokens until the outbox is flushed.
     fn events(&mut self, batch: v1::WorkerBatch) -> Option<Vec<WorkerEvent>> {
-        let v1::WorkerBatch { handle, attempt, event, reports, brief } = batch;
+        let v1::WorkerBatch { handle, attempt, event, reports, brief, result_end, results, object_size, wall_us, .. } = batch;
+        let (mut ends, mut sizes, mut walls) = (result_end.into_iter(), object_size.into_iter(), wall_us.into_iter());
+        let frame = u32::try_from(self.result_frames.len()).ok()?;
+        let (mut start, length) = (0, results.len());
+        if !results.is_empty() {
+            self.result_frames.push(results);
+        } else {
+            self.result_frames.push(Bytes::new());
+        }
         if handle.len() != attempt.len() || handle.len() != event.len() || brief.len() % 5 != 0 {
             return None;
         }
@@ -224,7 +293,8 @@ impl Reactor {
                 0 => EventKind::Started,
                 1 => {
                     let report = reports.next()?;
-                    let finish = convert::finish(&report, token);
+                    let mut finish = convert::finish(&report, token);
+                    finish.missing = self.missing(&report);
                     self.reports.push(Report::Full(Box::new(report)));
                     EventKind::Finished(finish)
                 }
@@ -239,14 +309,42 @@ impl Reactor {
                         cpu: brief[2].saturating_add(brief[3]),
                         peak_memory_bytes: brief[4],
                         length: None,
+                        result: Stored::None,
+                        missing: None,
                         token,
                     })
+                }
+                3 => {
+                    let (end, wall_us) = (ends.next()?, walls.next()?);
+                    if end < start || end as usize > length || end - start > INLINE_BYTES_MAX {
+                        return None;
+                    }
+                    self.reports.push(Report::Returned { frame, start, end, wall_us });
+                    let size = end - start;
+                    start = end;
+                    EventKind::Finished(returned(wall_us, Stored::Inline(size), token))
+                }
+                4 => {
+                    let (size, wall_us) = (sizes.next()?, walls.next()?);
+                    self.reports.push(Report::Held { size, wall_us });
+                    EventKind::Finished(returned(wall_us, Stored::Held(size), token))
                 }
                 _ => return None,
             };
             events.push(WorkerEvent { handle: Handle::from_u64(handle), attempt, kind });
         }
         Some(events)
+    }
+
+    /// Which holders had not what they are said to hold.
+    fn missing(&self, report: &v1::AttemptReport) -> Option<Box<Missing>> {
+        let of = |object: &v1::ObjectRef| {
+            let task = TaskRef { group: GroupId(object.group), index: object.index };
+            let holders = object.holders.iter().filter_map(|&peer| self.peers.session(peer));
+            holders.map(|session| (task, session)).collect::<Vec<_>>()
+        };
+        let missing: Vec<(TaskRef, SessionId)> = report.missing.iter().take(MISSING_MAX).flat_map(of).collect();
+        (!missing.is_empty()).then(|| Box::new(Missing(missing)))
     }
 
     fn violation(&mut self, session: SessionId, what: &str) {
@@ -287,6 +385,7 @@ impl Reactor {
             if state == WorkerState::Gone {
                 self.close_session(session, word);
             }
+            self.peers.leave(session);
             // Forgotten when the outbox is flushed: later outputs of this step still ask for its name.
             self.ended_sessions.push(session);
         }
@@ -316,6 +415,7 @@ impl Reactor {
         for (ordinal, source) in group.inputs() {
             self.send_objects(session, &dispatch, ordinal, source, &group);
         }
+        let args = self.payloads.get(&group.id).map_or(&[][..], |payload| payload.args(dispatch.task.index));
         let Some(worker) = self.workers.get_mut(&session) else { return };
         let batch = &mut worker.batch;
         batch.handle.push(dispatch.handle.to_u64());
@@ -324,9 +424,9 @@ impl Reactor {
         batch.attempt.push(dispatch.attempt);
         batch.shape.push(dispatch.shape.0);
         batch.timeout_ms.push(dispatch.timeout.div_ceil(SECOND / 1000));
-        batch.task_id.push(dispatch.task.id());
         batch.fence.push(dispatch.fence);
-        if batch.handle.len() >= DISPATCHES_PER_FRAME_MAX {
+        worker.push_args(args);
+        if worker.batch.handle.len() >= DISPATCHES_PER_FRAME_MAX || worker.args.len() >= ARGS_PER_FRAME_MAX {
             worker.send_batch();
         }
     }
@@ -334,6 +434,9 @@ impl Reactor {
     /// Tells the worker what the dispatch refers to, once per session.
     fn announce(&mut self, session: SessionId, group: &super::GroupInfo, shape: ShapeId) {
         let Some(worker) = self.workers.get_mut(&session) else { return };
+        if worker.announced.replace((group.id, shape)) == Some((group.id, shape)) {
+            return;
+        }
         if worker.runs.insert(group.run)
             && let Some(run) = self.runs.get(&group.run)
         {
@@ -359,18 +462,27 @@ impl Reactor {
         source: &v1::InputSource,
         group: &super::GroupInfo,
     ) {
+        if let Some(v1::input_source::Select::Element(_)) = &source.select {
+            let source = self.payloads.get(&group.id).and_then(|payload| payload.source(dispatch.task.index, input));
+            return self.send_results(session, dispatch, input, source.as_slice());
+        }
         let Some(upstream) = self.runs.get(&group.run).and_then(|run| run.group(source.group)) else { return };
         let indices: Vec<u32> = match &source.select {
             Some(v1::input_source::Select::Projection(axes)) => {
                 projection::upstream_of(&convert::axes(axes), dispatch.task.index).into_iter().collect()
             }
             Some(v1::input_source::Select::Index(index)) => vec![*index],
+            Some(v1::input_source::Select::Element(_)) => Vec::new(),
             Some(v1::input_source::Select::All(_)) | None => {
                 let length = self.machine.group(upstream).and_then(|group| group.length).unwrap_or(0);
                 (0..length).collect()
             }
         };
         let Some(info) = self.groups.get(&upstream).cloned() else { return };
+        if info.is_function() {
+            let tasks: Vec<TaskRef> = indices.into_iter().map(|index| TaskRef { group: upstream, index }).collect();
+            return self.send_results(session, dispatch, input, &tasks);
+        }
         let output = info.output_ordinal(&source.output);
         for chunk in indices.chunks(OBJECTS_PER_FRAME_MAX) {
             let objects = chunk
@@ -379,9 +491,13 @@ impl Reactor {
                     let task = TaskRef { group: upstream, index };
                     let stored = output.and_then(|output| self.runs.get(&group.run)?.object(task, output));
                     match (stored, self.machine.committed_attempt(task)) {
-                        (Some(stored), Some(attempt)) if stored.written => {
-                            v1::ObjectRef { index, attempt, digest: stored.digest.clone(), size: stored.size }
-                        }
+                        (Some(stored), Some(attempt)) if stored.written => v1::ObjectRef {
+                            index,
+                            attempt,
+                            digest: stored.digest.clone(),
+                            size: stored.size,
+                            ..Default::default()
+                        },
                         _ => v1::ObjectRef { index, ..Default::default() },
                     }
                 })
@@ -395,6 +511,31 @@ impl Reactor {
 
     pub(super) fn worker_name(&self, session: SessionId) -> Arc<str> {
         self.workers.get(&session).map_or_else(|| Arc::from("?"), |worker| worker.name.clone())
+    }
+}
+
+/// A column with one value for all tasks is sent as that value.
+fn shorten<T: PartialEq>(column: &mut Vec<T>) {
+    if let [first, rest @ ..] = column.as_slice()
+        && rest.iter().all(|value| value == first)
+    {
+        column.truncate(1);
+    }
+}
+
+/// The end of a function that returned. Its execution time is taken for its processor time: it had a thread of its own.
+fn returned(wall_us: u32, result: Stored, token: u32) -> Finish {
+    Finish {
+        class: OutcomeClass::Succeeded,
+        exit_code: None,
+        signalled: false,
+        wall: wall_us.into(),
+        cpu: wall_us.into(),
+        peak_memory_bytes: 0,
+        length: None,
+        result,
+        missing: None,
+        token,
     }
 }
 

@@ -3,32 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::common::{Scheduler, TOKEN};
+use crate::common::{Authorized, Scheduler, channel, hello, open_control, open_data, spread};
 use scalable_core::link::{Arrival, Receiver, Sender};
+use scalable_proto::v1;
 use scalable_proto::v1::client_service_client::ClientServiceClient;
 use scalable_proto::v1::control_service_client::ControlServiceClient;
 use scalable_proto::v1::worker_service_client::WorkerServiceClient;
-use scalable_proto::{PROTOCOL, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
+use tonic::Streaming;
 
 const TASKS: u32 = 6;
-
-type Authorized = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
-
-fn authorize(mut request: Request<()>) -> Result<Request<()>, Status> {
-    let value = format!("Bearer {TOKEN}").parse().map_err(|_| Status::internal("the token is no header value"))?;
-    request.metadata_mut().insert("authorization", value);
-    Ok(request)
-}
-
-async fn channel(scheduler: &Scheduler) -> Authorized {
-    let channel = Channel::from_shared(scheduler.address.clone()).unwrap().connect().await.unwrap();
-    InterceptedService::new(channel, authorize)
-}
 
 /// Counts messages; says when it is the turn of the one at which a stream is to be dropped.
 struct Countdown(i64);
@@ -37,17 +22,6 @@ impl Countdown {
     fn now(&mut self) -> bool {
         self.0 -= 1;
         self.0 == -1
-    }
-}
-
-fn hello(session: u64, epoch: u64, received: v1::Acks) -> v1::Hello {
-    v1::Hello {
-        protocol: Some(v1::ProtocolRange { min: *PROTOCOL.start(), max: *PROTOCOL.end() }),
-        build: "test".to_owned(),
-        session,
-        epoch,
-        received: Some(received),
-        ..Default::default()
     }
 }
 
@@ -63,41 +37,6 @@ struct Worker {
     control: (mpsc::UnboundedSender<v1::WorkerControl>, Streaming<v1::SchedulerControl>),
     data: (mpsc::UnboundedSender<v1::WorkerData>, Streaming<v1::SchedulerData>),
     handles: BTreeSet<u64>,
-}
-
-type ControlEnds = (mpsc::UnboundedSender<v1::WorkerControl>, Streaming<v1::SchedulerControl>, v1::Welcome);
-
-async fn open_control(client: &mut WorkerServiceClient<Authorized>, hello: v1::Hello) -> ControlEnds {
-    let (out, outgoing) = mpsc::unbounded_channel();
-    let frame = v1::WorkerHello {
-        hello: Some(hello),
-        name: "w".to_owned(),
-        pool: "p".to_owned(),
-        components: vec!["*".to_owned()],
-        resources: Some(v1::Resources { milli_cpus: 2000, ..Default::default() }),
-        ..Default::default()
-    };
-    out.send(v1::WorkerControl { seq: 0, acks: None, body: Some(v1::worker_control::Body::Hello(frame)) }).unwrap();
-    let mut incoming = client.control(UnboundedReceiverStream::new(outgoing)).await.unwrap().into_inner();
-    match incoming.message().await.unwrap().unwrap().body {
-        Some(v1::scheduler_control::Body::Welcome(welcome)) => (out, incoming, welcome),
-        other => panic!("welcome expected, got {other:?}"),
-    }
-}
-
-async fn open_data(
-    client: &mut WorkerServiceClient<Authorized>,
-    session: u64,
-    epoch: u64,
-    received: u64,
-) -> (mpsc::UnboundedSender<v1::WorkerData>, Streaming<v1::SchedulerData>, u64) {
-    let (out, outgoing) = mpsc::unbounded_channel();
-    out.send(v1::WorkerData { seq: 0, body: Some(v1::worker_data::Body::Bind(v1::Bind { session, epoch, received })) }).unwrap();
-    let mut incoming = client.data(UnboundedReceiverStream::new(outgoing)).await.unwrap().into_inner();
-    match incoming.message().await.unwrap().unwrap().body {
-        Some(v1::scheduler_data::Body::Bound(bound)) => (out, incoming, bound.received),
-        other => panic!("bound expected, got {other:?}"),
-    }
 }
 
 impl Worker {
@@ -201,7 +140,8 @@ impl Worker {
                         Arrival::Gap => panic!("a frame on data is lost"),
                     }
                     let Some(v1::scheduler_data::Body::Dispatch(batch)) = frame.body else { continue };
-                    for (handle, attempt) in batch.handle.into_iter().zip(batch.attempt) {
+                    let attempts = spread(&batch.attempt, batch.handle.len());
+                    for (handle, attempt) in batch.handle.into_iter().zip(attempts) {
                         assert!(self.handles.insert(handle), "an attempt was dispatched twice");
                         let started = v1::WorkerBatch { handle: vec![handle], attempt: vec![attempt], event: vec![0], ..Default::default() };
                         self.send_data(started, countdown).await;

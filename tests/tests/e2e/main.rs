@@ -9,6 +9,7 @@ mod drain;
 mod driver;
 mod exit_codes;
 mod failures;
+mod functions;
 mod kills;
 mod limits;
 mod resources;

@@ -19,12 +19,20 @@ use crate::watch::{AGE, AGE_WITH_LIMIT};
 impl Agent {
     /// The only way into the machine: does what it says, and tells it what came of that, until nothing follows.
     pub(super) fn step(&mut self, input: Input) {
-        let mut inputs = VecDeque::from([input]);
-        let mut outputs = Vec::new();
-        while let Some(input) = inputs.pop_front() {
-            self.machine.step(self.now(), input, &mut outputs);
+        self.go_on(VecDeque::from([input]), Vec::new());
+    }
+
+    pub(super) fn go_on(&mut self, mut inputs: VecDeque<Input>, mut outputs: Vec<Output>) {
+        loop {
             for output in outputs.drain(..) {
                 self.act(output, &mut inputs);
+            }
+            if let Some(input) = inputs.pop_front() {
+                self.machine.step(self.now(), input, &mut outputs);
+            } else if self.machine.wants_calls() {
+                self.calls(&mut outputs, |functions, cx| functions.act(cx));
+            } else {
+                return;
             }
         }
     }
@@ -112,6 +120,7 @@ impl Agent {
             stderr: stream(stderr),
             cgroup: attempt.cgroup.as_ref().and_then(|(_, procs)| procs.try_clone().ok()),
             marker: marker(&attempt.order),
+            fourth: None,
         };
         if let Err(error) = self.lane.start(job) {
             attempt.message =
@@ -188,6 +197,16 @@ impl Agent {
         let mut events = std::mem::take(&mut self.lane_events);
         for event in events.drain(..) {
             match event {
+                LaneEvent::Socket { serial } => self.functions(|functions, cx| functions.socket_ready(cx, serial)),
+                LaneEvent::Output { serial, which, bytes } if self.functions.has_host(serial) => {
+                    self.functions.output(serial, which, &bytes);
+                    // Only its end is kept: more may be read.
+                    self.lane.written(serial, which, bytes.len());
+                }
+                LaneEvent::Ended { serial, end } if self.functions.has_host(serial) => {
+                    self.watch.forget(serial);
+                    self.functions(|functions, cx| functions.host_ended(cx, serial, &end));
+                }
                 LaneEvent::Output { serial, which, bytes } => {
                     let Some(attempt) = self.attempts.get_mut(&Serial(serial)) else { continue };
                     attempt.tail(which).push(&bytes);
@@ -237,6 +256,14 @@ impl Agent {
                 };
                 self.step(Input::Settled(serial, class));
             }
+            Told::Host(serial, prepared) => self.functions(|functions, cx| functions.prepared(cx, serial, *prepared)),
+            Told::Brought(call, serial, brought) => {
+                self.functions(|functions, cx| functions.brought(cx, call, serial, brought));
+            }
+            Told::Segment(serial, number, how) => {
+                self.functions(|functions, cx| functions.segment_released(cx, serial, number, how));
+            }
+            Told::Look(look) if self.functions.has_host(look.serial) => self.functions(|functions, cx| functions.look(cx, look)),
             Told::Look(look) => {
                 let serial = Serial(look.serial);
                 let Some(attempt) = self.attempts.get_mut(&serial).filter(|a| a.over.is_none()) else { return };

@@ -2,6 +2,7 @@
 //! never waits for a disk; what may wait is handed to helpers.
 
 mod attempts;
+mod functions;
 mod wire;
 
 use std::collections::VecDeque;
@@ -9,21 +10,26 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use rustc_hash::FxHashMap;
 use scalable_core::ids::Micros;
 use scalable_core::resources::{Names, Resources};
+use scalable_core::worker::calls::CallId;
 use scalable_core::worker::{Input, Serial, Worker};
 use scalable_proto::v1::{self, worker_control};
+use scalable_store::{Pressure, Released};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::attempt::Attempt;
 use crate::batch::Batch;
 use crate::catalog::Catalog;
 use crate::cgroup::Cgroups;
 use crate::connection::{Arrived, Target};
+use crate::directory::Directory;
+use crate::function::{Brought, Functions, ObjectOptions, Objects, PreparedHost, architecture, libc};
 use crate::helpers::Helpers;
 use crate::job::{Ready, Settled};
 use crate::lane::{Lane, LaneEvent, Strangers};
@@ -58,6 +64,9 @@ enum Told {
     Settled(Serial, Box<Settled>),
     Look(Look),
     Written(Written),
+    Host(u64, Box<Result<PreparedHost, String>>),
+    Brought(CallId, u64, Brought),
+    Segment(u64, u32, Released),
 }
 
 /// How far leaving has come.
@@ -79,6 +88,12 @@ pub struct Agent {
     lane: Lane,
     catalog: Catalog,
     attempts: FxHashMap<Serial, Attempt>,
+    /// How full memory is of results.
+    pressure: watch::Receiver<Pressure>,
+    /// Kept until the agent ends.
+    #[expect(dead_code, reason = "its drop removes it")]
+    directory: Directory,
+    functions: Functions,
     next_serial: u64,
     helpers: Helpers,
     writer: Writer,
@@ -119,12 +134,25 @@ impl Agent {
         let mut names = Names::default();
         let capacity = resources(&options.capacity(), &mut names, true)
             .ok_or_else(|| anyhow::anyhow!("more than {} custom resources", Names::MAX))?;
+        let directory = Directory::make(options.directory.as_deref()).context("--directory")?;
+        let objects = Objects::start(ObjectOptions {
+            directory: directory.path().to_owned(),
+            memory_bytes_max: options.object_memory(),
+            peer_address: options.peer_address,
+            host: host(),
+            executables: options.executables.clone(),
+        });
+        let objects = objects.context("results cannot be kept here")?;
+        let pressure = objects.pressure();
         let identity = Identity {
+            peer_address: objects.address().to_string(),
             name: options.name(),
             pool: options.pool.clone(),
             components: options.components.clone(),
             resources: options.capacity(),
             host: host(),
+            architecture: architecture().to_owned(),
+            libc: libc(),
             cluster_id: options.cluster_id.clone().unwrap_or_default(),
         };
         let target = Target { url: options.url(), token_file: options.token_file.clone() };
@@ -132,6 +160,9 @@ impl Agent {
         let now = Instant::now();
         Ok(Agent {
             born: now,
+            functions: Functions::new(capacity.clone(), objects)?,
+            pressure,
+            directory,
             machine: Worker::new(capacity),
             names,
             lane: Lane::new(files, Strangers::Kill)?,
@@ -192,6 +223,7 @@ impl Agent {
                 }
                 Some(told) = self.from_threads.recv() => self.hear(told),
                 Some(arrived) = self.inbox.recv() => self.arrived(arrived),
+                Ok(()) = self.pressure.changed() => self.pressed(),
                 () = tokio::time::sleep_until(deadline) => {}
             }
             self.take_what_is_ready();
@@ -210,6 +242,18 @@ impl Agent {
         }
     }
 
+    /// Memory is nearly full of results, or is not any more: nothing new is started while it is.
+    fn pressed(&mut self) {
+        let pressure = self.pressure.borrow_and_update().clone();
+        if pressure.paused != self.machine.is_paused() {
+            tracing::info!(paused = pressure.paused, trouble = pressure.trouble, "memory for results is pressed");
+        }
+        self.functions(|functions, cx| {
+            cx.machine.pause(pressure.paused, cx.now, cx.out);
+            functions.act(cx);
+        });
+    }
+
     fn now(&self) -> Micros {
         self.born.elapsed().as_micros() as Micros
     }
@@ -222,7 +266,8 @@ impl Agent {
             Leaving::Reports(until) | Leaving::Goodbye(until) => Some(until),
         };
         let fence = Some(self.link.last_heard() + self.options.fence_after).filter(|_| self.link.has_session());
-        let all = [machine, watch, leaving, fence, Some(self.link.next_deadline()), Some(self.sweep_due)];
+        let functions = self.functions.next_deadline();
+        let all = [machine, functions, watch, leaving, fence, Some(self.link.next_deadline()), Some(self.sweep_due)];
         all.into_iter().flatten().min().unwrap_or(self.sweep_due)
     }
 
@@ -237,12 +282,22 @@ impl Agent {
             self.link.forget(now);
             self.begin_anew();
         }
+        if self.functions.next_deadline().is_some_and(|at| at <= now) {
+            self.functions(|functions, cx| functions.tick(cx));
+        }
         let (counts, memory) = (self.machine.counts(), &self.attempts);
-        self.link.tick(now, || v1::Heartbeat {
-            memory_used_bytes: memory.values().map(|attempt| attempt.sampled_now).fold(0, u64::saturating_add),
-            executing: counts.executing,
-            queued: counts.queued,
-            ..v1::Heartbeat::default()
+        let (functions, paused) = (&self.functions, self.machine.is_paused());
+        self.link.tick(now, || {
+            let hosts = functions.sampled_bytes();
+            let mut heartbeat = v1::Heartbeat {
+                memory_used_bytes: memory.values().map(|attempt| attempt.sampled_now).fold(hosts, u64::saturating_add),
+                executing: counts.executing,
+                queued: counts.queued,
+                paused,
+                ..v1::Heartbeat::default()
+            };
+            functions.tell(&mut heartbeat);
+            heartbeat
         });
         while let Some(&(at, serial)) = self.unwatched.front()
             && (at <= now || self.attempts.get(&serial).is_none_or(|a| a.over.is_some()))
@@ -292,8 +347,12 @@ impl Agent {
     fn flush(&mut self) -> bool {
         let mut sent = false;
         while !self.batch.is_empty() && self.link.takes_batches() {
-            self.link.send_batch(self.batch.take());
+            let (batch, bytes) = self.batch.take();
+            self.link.send_batch(batch, bytes);
             sent = true;
+        }
+        if self.functions.is_held_back() && !self.batch.is_long() {
+            self.functions(|functions, cx| functions.go_on(cx));
         }
         sent
     }
@@ -307,12 +366,19 @@ impl Agent {
             self.link.send_control(worker_control::Body::Draining(v1::Drain { deadline_ms, reason: reason.to_owned() }));
         }
         let deadline = self.now().saturating_add(deadline.as_micros() as Micros);
+        self.begin_drain(deadline);
+    }
+
+    /// What no host has begun is not begun any more.
+    fn begin_drain(&mut self, deadline: Micros) {
+        self.functions(|functions, cx| functions.take_back_all(cx));
         self.step(Input::Drain { deadline });
     }
 
     /// Nothing that the old session wanted is wanted any more.
     fn begin_anew(&mut self) {
         self.step(Input::Void);
+        self.functions(|functions, cx| functions.void(cx));
         self.catalog.clear();
         self.batch.clear();
     }

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Longest that any event may take; only a failure waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
+pub const OBJECT_KEY: [u8; 32] = [5; 32];
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// What came from the worker, once and in order.
@@ -27,6 +28,9 @@ pub enum Event {
     Control(worker_control::Body),
     Started { handle: u64, attempt: u32 },
     Finished { handle: u64, attempt: u32, report: Box<AttemptReport> },
+    Returned { handle: u64, attempt: u32, value: Vec<u8> },
+    Kept { handle: u64, attempt: u32, bytes: u64 },
+    Copied { group: u32, index: u32 },
 }
 
 /// A frame that is lost together with its connection.
@@ -56,6 +60,10 @@ struct State {
     data: Option<Out<SchedulerData>>,
     cuts: Vec<Cut>,
     silent: bool,
+    /// Set: events on data are counted and not told.
+    counts: bool,
+    store_address: String,
+    counted: u64,
 }
 
 impl State {
@@ -192,7 +200,8 @@ impl Service {
             heartbeat_ms: state.heartbeat_ms,
             received: Some(state.acks()),
             resumed,
-            ..Welcome::default()
+            object_key: OBJECT_KEY.to_vec().into(),
+            store_address: state.store_address.clone(),
         };
         let body = Some(scheduler_control::Body::Welcome(welcome));
         let _ = out.send(Ok(SchedulerControl { seq: 0, acks: None, body }));
@@ -261,13 +270,28 @@ impl Service {
             Arrival::Gap => panic!("a frame on data is missing"),
         }
         state.acknowledge();
-        drop(state);
         let Some(worker_data::Body::Batch(batch)) = frame.body else { panic!("not a batch") };
+        for (group, index) in batch.copied_group.iter().zip(&batch.copied_index) {
+            let _ = self.events.send(Event::Copied { group: *group, index: *index });
+        }
+        if state.counts {
+            state.counted += batch.event.iter().filter(|event| **event > 2).count() as u64;
+            return true;
+        }
+        drop(state);
         let (mut reports, mut brief) = (batch.reports.into_iter(), batch.brief.chunks(5));
+        let (mut ends, mut begin, mut kept) = (batch.result_end.into_iter(), 0, batch.object_size.into_iter());
+        assert_eq!(batch.wall_us.len(), batch.event.iter().filter(|event| **event > 2).count());
         for ((handle, attempt), event) in batch.handle.into_iter().zip(batch.attempt).zip(batch.event) {
             let _ = self.events.send(match event {
                 0 => Event::Started { handle, attempt },
                 1 => Event::Finished { handle, attempt, report: Box::new(reports.next().expect("one a finish")) },
+                3 => {
+                    let end = ends.next().expect("one a value") as usize;
+                    let value = batch.results[std::mem::replace(&mut begin, end)..end].to_vec();
+                    Event::Returned { handle, attempt, value }
+                }
+                4 => Event::Kept { handle, attempt, bytes: kept.next().expect("one an object") },
                 _ => {
                     let figures = brief.next().expect("one a success");
                     let report = AttemptReport {
@@ -415,6 +439,18 @@ impl Fake {
         let mut state = self.state.lock().expect("no test panics inside");
         state.forgets = forgets;
         (state.control, state.data) = (None, None);
+    }
+
+    /// Where workers that come from now on are told that the output store is.
+    pub fn store_at(&self, address: &str) {
+        self.state.lock().expect("no test panics inside").store_address = address.to_owned();
+    }
+
+    /// From now on events on data are only counted; says how many functions have returned since.
+    pub fn count(&self) -> u64 {
+        let mut state = self.state.lock().expect("no test panics inside");
+        state.counts = true;
+        state.counted
     }
 
     /// Neither acknowledges nor says anything from now on.

@@ -97,7 +97,7 @@ impl Pair {
             None => EventKind::Started,
             Some(class) => {
                 self.token += 1;
-                self.oracle.report(self.token, Report { session, handle, attempt, class, genuine: true });
+                self.oracle.report(self.token, Report { session, handle, attempt, class, genuine: true, result: Stored::None });
                 EventKind::Finished(Finish {
                     class,
                     exit_code: None,
@@ -107,6 +107,8 @@ impl Pair {
                     peak_memory_bytes: 1 << 20,
                     length: self.oracle.says_length(task).then_some(3),
                     token: self.token,
+                    result: Stored::None,
+                    missing: None,
                 })
             }
         };

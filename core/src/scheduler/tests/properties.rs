@@ -216,7 +216,7 @@ impl Bench {
         self.token += 1;
         // A second end of the same attempt is one that no worker could truthfully report.
         let genuine = self.finished.insert(handle);
-        self.oracle.report(self.token, Report { session, handle, attempt, class, genuine });
+        self.oracle.report(self.token, Report { session, handle, attempt, class, genuine, result: Stored::None });
         let finish = Finish {
             class,
             exit_code: None,
@@ -226,6 +226,8 @@ impl Bench {
             peak_memory_bytes: u64::from(how) << 24,
             length: (!how.is_multiple_of(3)).then_some(u32::from(how) % 5),
             token: self.token,
+            result: Stored::None,
+            missing: None,
         };
         let events = vec![WorkerEvent { handle, attempt, kind: EventKind::Finished(finish) }];
         self.feed(Input::Events { session, events })

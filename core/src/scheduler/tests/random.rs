@@ -2,10 +2,10 @@
 //!
 //! `SCALABLE_SEQUENCES` says how many, `SCALABLE_SEED` replays one.
 
-use super::super::TransitionCounts;
 use super::super::mutation::Mutation;
 use super::super::task_table::{TaskEvent, TaskState, TaskVerdict, task_next};
 use super::super::worker_table::{SessionEvent, SessionVerdict, WORKER_STATES, session_next};
+use super::super::{Happening, TransitionCounts};
 use super::sim::Sim;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -83,6 +83,9 @@ fn print_counts(counts: &TransitionCounts) -> Vec<String> {
                 SessionVerdict::Never => {}
             }
         }
+    }
+    for what in Happening::ALL {
+        line(format!("{what:?}"), counts.of(what));
     }
     line("fenced".to_owned(), counts.fenced);
     rare

@@ -29,6 +29,7 @@ fn started(groups: Vec<GroupSpec>, slots: u64) -> (Scheduler, Outbox) {
         weight: 1,
         client_key: [0; 16],
         max_failures: 0,
+        open: false,
         totals: Vec::new(),
         groups,
     };
@@ -57,6 +58,8 @@ fn work(machine: &mut Scheduler, mut out: Outbox, steps: usize, class: impl Fn(T
                         peak_memory_bytes: 0,
                         length: None,
                         token: 0,
+                        result: Stored::None,
+                        missing: None,
                     };
                     let kind = EventKind::Finished(finish);
                     events.push(WorkerEvent { handle: dispatch.handle, attempt: dispatch.attempt, kind });
@@ -94,10 +97,11 @@ fn the_largest_run_is_a_few_ranges_before_and_after_it_ran() {
 
 #[test]
 fn a_million_elements_run_to_the_end_and_leave_two_ranges() {
-    let whole = |group| vec![Dependency { group, kind: DependencyKind::Whole }];
+    let whole = |group| vec![Dependency { group, kind: DependencyKind::Whole, data: false }];
     let each = vec![Dependency {
         group: 0,
         kind: DependencyKind::Projection(vec![Axis { length: 1_000_000, upstream_stride: 1, downstream_stride: 1 }]),
+        data: false,
     }];
     let groups = vec![
         group("a".to_owned(), 1_000_000, Vec::new()),
@@ -116,7 +120,7 @@ fn a_chain_of_ten_thousand_groups_is_a_loop() {
     let chain = |fails: bool| {
         let groups = (0..GROUPS_PER_RUN_MAX)
             .map(|at| {
-                let before = at.checked_sub(1).map(|group| Dependency { group, kind: DependencyKind::Whole });
+                let before = at.checked_sub(1).map(|group| Dependency { group, kind: DependencyKind::Whole, data: false });
                 group(format!("g{at}"), 1, before.into_iter().collect())
             })
             .collect();
@@ -132,7 +136,7 @@ fn a_chain_of_ten_thousand_groups_is_a_loop() {
 fn empty_groups_end_a_chain_in_one_step() {
     let groups = (0..GROUPS_PER_RUN_MAX)
         .map(|at| {
-            let before = at.checked_sub(1).map(|group| Dependency { group, kind: DependencyKind::Whole });
+            let before = at.checked_sub(1).map(|group| Dependency { group, kind: DependencyKind::Whole, data: false });
             group(format!("g{at}"), 0, before.into_iter().collect())
         })
         .collect();
@@ -146,8 +150,8 @@ fn all_into_one_costs_one_counter() {
     let out_of_one = DependencyKind::Projection(vec![Axis { length: 1_000_000, upstream_stride: 0, downstream_stride: 1 }]);
     let groups = vec![
         group("many".to_owned(), 1_000_000, Vec::new()),
-        group("one".to_owned(), 1, vec![Dependency { group: 0, kind: into_one }]),
-        group("again".to_owned(), 1_000_000, vec![Dependency { group: 1, kind: out_of_one }]),
+        group("one".to_owned(), 1, vec![Dependency { group: 0, kind: into_one, data: false }]),
+        group("again".to_owned(), 1_000_000, vec![Dependency { group: 1, kind: out_of_one, data: false }]),
     ];
     let (mut machine, out) = started(groups, 4_096);
     assert_eq!(work(&mut machine, out, 1_000, |_| OutcomeClass::Succeeded), Some(RunEnd::Succeeded));
@@ -164,6 +168,7 @@ fn ended_runs_are_forgotten_and_leave_nothing() {
             weight: 1,
             client_key: [number; 16],
             max_failures: 0,
+            open: false,
             totals: Vec::new(),
             groups: vec![group(format!("g{number}"), 3, Vec::new())],
         };

@@ -78,7 +78,7 @@ pub(super) fn random_run(rng: &mut Rng, names: &mut Names, number: u64) -> RunSp
                 }
                 _ => DependencyKind::Whole,
             };
-            dependencies.push(Dependency { group: up, kind });
+            dependencies.push(Dependency { group: up, kind, data: false });
         }
         let mut resources = Resources {
             milli_cpus: *rng.pick(&[0, 500, 1_000, 1_000, 2_000]),
@@ -113,6 +113,7 @@ pub(super) fn random_run(rng: &mut Rng, names: &mut Names, number: u64) -> RunSp
         weight: 1 + rng.below(3) as u32,
         client_key,
         max_failures: if rng.chance(20) { 1 + rng.below(3) as u32 } else { 0 },
+        open: false,
         totals,
         groups,
     }
@@ -133,5 +134,84 @@ fn random_policy(rng: &mut Rng) -> Policy {
         lost_worker_budget: *rng.pick(&[0, 1, 3, 3, 3]),
         oom_budget: rng.below(3) as u32,
         infra_start_budget: rng.below(4) as u32,
+    }
+}
+
+/// A valid open run: groups that grow and others, what reads and what merely follows.
+pub(super) fn random_open_run(rng: &mut Rng, names: &mut Names, number: u64) -> RunSpec {
+    let mut run = RunSpec { open: true, groups: Vec::new(), ..random_run(rng, names, number) };
+    let (mut specs, mut lengths): (Vec<GroupSpec>, Vec<(u32, bool)>) = (Vec::new(), Vec::new());
+    for _ in 0..1 + rng.below(3) {
+        let mut spec = random_group(rng, names, &specs, &lengths);
+        spec.resources.custom.retain(|(name, amount)| run.totals.iter().all(|(total, most)| total != name || *amount <= *most));
+        let fixed = if let Length::Fixed(length) = spec.length { length } else { 0 };
+        lengths.push((fixed, spec.length == Length::Growing));
+        specs.push(spec);
+    }
+    run.groups = specs;
+    run
+}
+
+/// One more group of an open run, after those with these specs and lengths (and whether they grow).
+pub(super) fn random_group(rng: &mut Rng, names: &mut Names, before: &[GroupSpec], lengths: &[(u32, bool)]) -> GroupSpec {
+    let growing = before.is_empty() || rng.chance(50);
+    let mut length = if growing { Length::Growing } else { Length::Fixed(rng.below(5) as u32) };
+    let mut dependencies = Vec::new();
+    for (up, &(other, grows)) in lengths.iter().enumerate() {
+        if !rng.chance(if growing { 15 } else { 45 }) {
+            continue;
+        }
+        let open = matches!(before[up].length, Length::From(_));
+        let kind = match rng.below(4) {
+            0 | 1 if !growing && !grows && !open && other > 0 => {
+                if rng.chance(50) {
+                    length = Length::Fixed(other);
+                }
+                match length {
+                    Length::Fixed(own) if own == other => {
+                        DependencyKind::Projection(vec![Axis { length: own, upstream_stride: 1, downstream_stride: 1 }])
+                    }
+                    Length::Fixed(1) => {
+                        DependencyKind::Projection(vec![Axis { length: other, upstream_stride: 1, downstream_stride: 0 }])
+                    }
+                    Length::Fixed(own) if own > 0 => {
+                        let pair = |rng: &mut Rng| (rng.below(other.into()) as u32, rng.below(own.into()) as u32);
+                        DependencyKind::Edges((0..rng.below(6)).map(|_| pair(rng)).collect())
+                    }
+                    _ => DependencyKind::Whole,
+                }
+            }
+            2 if other > 0 && !open => DependencyKind::One(rng.below(other.into()) as u32),
+            _ => DependencyKind::Whole,
+        };
+        dependencies.push(Dependency { group: up, kind, data: rng.chance(70) });
+    }
+    // A later choice may have changed the length that an earlier one was made for.
+    dependencies.retain(|dependency| match (&dependency.kind, length) {
+        (DependencyKind::Projection(axes), Length::Fixed(own)) => {
+            axes[0].downstream_stride * axes[0].length == own || own == 1 && axes[0].downstream_stride == 0
+        }
+        (DependencyKind::Edges(pairs), Length::Fixed(own)) => pairs.iter().all(|(_, to)| *to < own),
+        _ => true,
+    });
+    let scratch = names.intern(SCRATCH).unwrap();
+    let mut resources = Resources {
+        milli_cpus: *rng.pick(&[0, 500, 1_000, 2_000]),
+        memory_bytes: *rng.pick(&[0, 1 << 30]),
+        ..Resources::default()
+    };
+    if rng.chance(5) {
+        resources.custom.push((scratch, 1));
+    }
+    GroupSpec {
+        name: format!("g{}", before.len()),
+        component: rng.pick(&["model", "model", "tools"]).to_string(),
+        length,
+        dependencies,
+        priority: rng.below(3) as i32 - 1,
+        max_parallel: if rng.chance(20) { 1 + rng.below(3) as u32 } else { 0 },
+        always: rng.chance(15),
+        policy: random_policy(rng),
+        resources,
     }
 }

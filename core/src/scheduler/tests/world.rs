@@ -10,6 +10,10 @@
 //! frame|left|draining|drain|die W
 //! start|ok T [length=N] [wall=ms]       fail T CLASS [exit=N] [peak=MiB]  T is a[0], or a[0]#1 for that attempt
 //! back|keep W T …                       cancel run|GROUP|T                wait SECONDS
+//! open runs: submit … open, NAME:grow is a growing group, `reads` before after|each|one makes it data (reads=after:a)
+//! group NAME:LENGTH [key=value …]       append GROUP COUNT [0<a[1] reads, 0~a[1] follows] [last]       close
+//! release GROUP FIRST COUNT             pause|resume   copied W T   holders T
+//! ok T held=MiB                         fail T lost missing=T@W
 //! explain T     counts GROUP     used W     pool P comp=C starting=N note=WORD
 //! ```
 
@@ -47,6 +51,8 @@ struct World {
     groups: BTreeMap<String, GroupId>,
     group_names: BTreeMap<GroupId, String>,
     run: RunId,
+    /// Groups of the latest run.
+    specs: Vec<GroupSpec>,
     run_names: BTreeMap<RunId, String>,
     /// Latest dispatch of a task, and all by task and attempt.
     dispatches: BTreeMap<(TaskRef, u32), (SessionId, Dispatch)>,
@@ -65,6 +71,7 @@ impl World {
             groups: BTreeMap::new(),
             group_names: BTreeMap::new(),
             run: RunId(0),
+            specs: Vec::new(),
             run_names: BTreeMap::new(),
             dispatches: BTreeMap::new(),
             handles: BTreeMap::new(),
@@ -114,6 +121,39 @@ impl World {
                 Input::Cancel { run: self.run, group, index }
             }
             "forget" => Input::Forget { run: self.run },
+            "group" => {
+                let (name, length) = words[0].split_once(':').unwrap();
+                let specs = self.specs.clone();
+                let spec = self.group(name, length, &words, &specs);
+                self.specs.push(spec.clone());
+                Input::AddGroup { run: self.run, ordinal: self.specs.len() as u32 - 1, spec: Box::new(spec) }
+            }
+            "append" => {
+                let group = self.groups[words[0]];
+                let first = self.machine.group(group).unwrap().length.unwrap();
+                let count = words[1].parse().unwrap();
+                let edges = words[2..].iter().filter_map(|word| {
+                    let data = word.contains('<');
+                    let (element, upstream) = word.split_once(['<', '~'])?;
+                    let element = first + element.parse::<u32>().unwrap();
+                    Some(Edge { element, upstream: self.task(upstream).0, data })
+                });
+                let first = value(&words, "first").map_or(first, |first| first.parse().unwrap());
+                Input::Append { run: self.run, group, first, count, edges: edges.collect(), last: words.contains(&"last") }
+            }
+            "close" => Input::CloseRun { run: self.run },
+            "release" => Input::Release {
+                group: self.groups[words[0]],
+                first: words[1].parse().unwrap(),
+                count: words[2].parse().unwrap(),
+            },
+            "pause" | "resume" => Input::Pause { run: self.run, paused: verb == "pause" },
+            "copied" => Input::ObjectCopied { session: self.session(words[0]), task: self.task(words[1]).0 },
+            "holders" => {
+                let holders = self.machine.holders(self.task(words[0]).0);
+                let holders: Vec<&str> = holders.map(|session| self.workers[&session].as_str()).collect();
+                return vec![if holders.is_empty() { "nobody".to_owned() } else { holders.join(" ") }];
+            }
             "wait" => {
                 self.now += (words[0].parse::<f64>().unwrap() * 1e6) as u64;
                 Input::Tick
@@ -174,7 +214,13 @@ impl World {
         let (task, attempt) = self.task(word);
         match attempt {
             Some(attempt) => &self.dispatches[&(task, attempt)],
-            None => self.dispatches.range((task, 0)..=(task, u32::MAX)).next_back().unwrap().1,
+            None => {
+                self.dispatches
+                    .range((task, 0)..=(task, u32::MAX))
+                    .next_back()
+                    .unwrap_or_else(|| panic!("{word} was not dispatched"))
+                    .1
+            }
         }
     }
 
@@ -194,6 +240,11 @@ impl World {
             peak_memory_bytes: number(words, "peak", 0) << 20,
             length: value(words, "length").map(|length| length.parse().unwrap()),
             token: self.tokens,
+            result: value(words, "held").map_or(Stored::None, |mib| Stored::Held(mib.parse::<u64>().unwrap() << 20)),
+            missing: value(words, "missing").map(|missing| {
+                let (task, worker) = missing.split_once('@').unwrap();
+                Box::new(Missing(vec![(self.task(task).0, self.session(worker))]))
+            }),
         };
         let kind = if verb == "start" { EventKind::Started } else { EventKind::Finished(finish) };
         Input::Events { session, events: vec![WorkerEvent { handle: dispatch.handle, attempt: dispatch.attempt, kind }] }
@@ -236,6 +287,7 @@ impl World {
             let group = self.group(name, length, &words, &groups);
             groups.push(group);
         }
+        self.specs = groups.clone();
         let key = number(&all, "key", u64::from(self.keys)) as u8;
         Input::Submit(Box::new(RunSpec {
             name: value(&all, "run").unwrap_or("r").to_owned(),
@@ -243,6 +295,7 @@ impl World {
             weight: number(&all, "weight", 1) as u32,
             client_key: [key; 16],
             max_failures: number(&all, "max_failures", 0) as u32,
+            open: all.contains(&"open"),
             totals,
             groups,
         }))
@@ -257,10 +310,15 @@ impl World {
         let own: u32 = length.parse().unwrap_or(0);
         let mut dependencies = Vec::new();
         for word in words.iter().filter_map(|word| word.split_once('=')) {
-            let (key, on) = (word.0, word.1.split(':').next().unwrap());
+            let (data, word) = match word {
+                ("reads", rest) => (true, rest.split_once(':').unwrap()),
+                word => (false, word),
+            };
+            let (key, on) = (word.0, word.1.split([':', '[']).next().unwrap());
             let at = ordinal(on);
             let kind = match key {
                 "after" => DependencyKind::Whole,
+                "one" => DependencyKind::One(word.1.split_once('[').unwrap().1.strip_suffix(']').unwrap().parse().unwrap()),
                 "each" => DependencyKind::Projection(vec![Axis { length: fixed(at), upstream_stride: 1, downstream_stride: 1 }]),
                 "into" => DependencyKind::Projection(vec![
                     Axis { length: own, upstream_stride: fixed(at) / own.max(1), downstream_stride: 1 },
@@ -278,7 +336,7 @@ impl World {
                 ),
                 _ => continue,
             };
-            dependencies.push(Dependency { group: at, kind });
+            dependencies.push(Dependency { group: at, kind, data });
         }
         let mut resources = Resources {
             milli_cpus: number(words, "cpus", 1) * 1_000,
@@ -314,7 +372,11 @@ impl World {
         GroupSpec {
             name: name.replace('_', " "),
             component: value(words, "comp").unwrap_or("c").to_owned(),
-            length: value(words, "from").map_or(Length::Fixed(own), |from| Length::From(ordinal(from))),
+            length: match value(words, "from") {
+                Some(from) => Length::From(ordinal(from)),
+                None if length == "grow" => Length::Growing,
+                None => Length::Fixed(own),
+            },
             dependencies,
             priority: value(words, "prio").map_or(0, |prio| prio.parse().unwrap()),
             max_parallel: number(words, "parallel", 0) as u32,
@@ -414,6 +476,22 @@ impl World {
             }
             Output::Cancelled { group, first, count } => format!("{} cancelled", self.span(*group, *first, *count)),
             Output::LengthKnown { group, length } => format!("{} has {length}", self.group_names[group]),
+            Output::GroupAdded { group, .. } => {
+                let name = self.machine.group(*group)?.name;
+                self.groups.insert(name.clone(), *group);
+                self.group_names.insert(*group, name);
+                return None;
+            }
+            Output::Rejected { ordinal, first, count, code, message, .. } => {
+                let name = self.specs.get(*ordinal as usize).map_or("?", |spec| spec.name.as_str());
+                match count {
+                    0 => format!("{name} rejected {code}: {message}"),
+                    count => format!("{name}[{first}..{}] rejected {code}: {message}", first + count),
+                }
+            }
+            Output::Restored { task, attempt, .. } => format!("{}#{attempt} restored", self.name(*task)),
+            Output::Released { group, first, count } => format!("{} released", self.span(*group, *first, *count)),
+            Output::DropObject { session, task } => format!("{} may drop {}", self.workers[session], self.name(*task)),
             Output::RunEnded { run, end } => format!("run {} {end:?}", self.run_names[run]),
             Output::WorkerChanged { state: WorkerState::Joining, .. } => return None,
             Output::WorkerChanged { session, state } => format!("{} is {state:?}", self.workers[session]),
@@ -446,6 +524,7 @@ fn class(word: &str) -> OutcomeClass {
         "infra" => OutcomeClass::InfraStart,
         "preempted" => OutcomeClass::Preempted,
         "cancelled" => OutcomeClass::Cancelled,
+        "lost" => OutcomeClass::InputLost,
         other => panic!("no such class: {other}"),
     }
 }

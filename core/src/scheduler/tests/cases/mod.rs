@@ -1,5 +1,8 @@
 //! Cases: what the machine says, word for word, when this happens. `>` is what is done, the lines below are the answer.
 
+mod near;
+mod open;
+
 use super::world::check;
 
 #[test]

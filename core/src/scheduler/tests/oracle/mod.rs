@@ -1,5 +1,8 @@
 //! What must be true of the machine as seen from outside: it reads specs, inputs and outputs and never the machine's state.
 
+mod open;
+
+use super::super::check::ensure;
 use crate::ids::{GroupId, Handle, Micros, RunId, SessionId, TaskRef};
 use crate::messages::*;
 use crate::resources::Resources;
@@ -38,6 +41,19 @@ struct Task {
     cancel_asked: bool,
     /// The last attempt ended with this and nothing follows: the task has to end in the same step.
     must_end: bool,
+    /// It has committed, whatever became of its result since.
+    committed: bool,
+    /// Its result is an object.
+    held: bool,
+    /// Who has it.
+    holders: BTreeSet<SessionId>,
+    /// They were lost when somebody needed it: it is made again, whatever becomes of that need.
+    wanted: bool,
+    /// The client has no reference on it.
+    let_go: bool,
+    released: bool,
+    /// What it waits for by edges of its own, and whether it reads it.
+    edges: Vec<(TaskRef, bool)>,
 }
 
 struct Group {
@@ -45,14 +61,21 @@ struct Group {
     spec: GroupSpec,
     length: Option<u32>,
     closed: bool,
+    /// Elements may follow.
+    growing: bool,
+    /// What the client let go of before it was there, `first..end`.
+    let_go_early: Vec<(u32, u32)>,
     tasks: Vec<Task>,
     /// For each dependency that is element by element: all (upstream, downstream) pairs.
     pairs: Vec<Option<BTreeSet<(u32, u32)>>>,
 }
 
 struct Run {
-    first_group: u32,
+    /// In order of their ordinals.
+    groups: Vec<u32>,
     spec: RunSpec,
+    open: bool,
+    paused: bool,
     cancelled: bool,
     failures: u32,
     end: Option<RunEnd>,
@@ -77,6 +100,7 @@ pub(super) struct Report {
     pub(super) class: OutcomeClass,
     /// False for what no worker could truthfully say.
     pub(super) genuine: bool,
+    pub(super) result: Stored,
 }
 
 /// The oracle.
@@ -91,16 +115,15 @@ pub(super) struct Oracle {
     handles: BTreeSet<Handle>,
     fence: u64,
     submitting: Option<RunSpec>,
+    adding: Option<GroupSpec>,
+    /// Holders that attempts said not to have had what they hold, in this step.
+    denied: BTreeSet<(TaskRef, SessionId)>,
+    /// What was let go, dropped and released in this step.
+    gone: open::Gone,
+    /// The appended range follows what was there.
+    taken: bool,
     pub(super) commits: u64,
     pub(super) dispatches: u64,
-}
-
-macro_rules! ensure {
-    ($holds:expr, $($why:tt)*) => {
-        if !$holds {
-            return Err(format!($($why)*));
-        }
-    };
 }
 
 impl Oracle {
@@ -115,6 +138,10 @@ impl Oracle {
             handles: BTreeSet::new(),
             fence: 0,
             submitting: None,
+            adding: None,
+            denied: BTreeSet::new(),
+            gone: Default::default(),
+            taken: false,
             commits: 0,
             dispatches: 0,
         }
@@ -129,19 +156,20 @@ impl Oracle {
     }
 
     pub(super) fn group_count(&self, run: RunId) -> u32 {
-        self.runs.get(&run.0).map_or(0, |run| run.spec.groups.len() as u32)
+        self.runs.get(&run.0).map_or(0, |run| run.groups.len() as u32)
     }
 
     pub(super) fn first_group(&self, run: RunId) -> u32 {
-        self.runs.get(&run.0).map_or(0, |run| run.first_group)
+        self.runs.get(&run.0).and_then(|run| run.groups.first().copied()).unwrap_or(0)
     }
 
     /// Whether groups wait for this task to say a length.
     pub(super) fn says_length(&self, task: TaskRef) -> bool {
         let Some(group) = self.groups.get(&task.group.0) else { return false };
         let run = &self.runs[&group.run.0];
-        let ordinal = (task.group.0 - run.first_group) as usize;
-        task.index == 0 && run.spec.groups.iter().any(|group| matches!(group.length, Length::From(from) if from == ordinal))
+        let Some(ordinal) = run.groups.iter().position(|id| *id == task.group.0) else { return false };
+        let mut groups = run.groups.iter().map(|id| &self.groups[id].spec);
+        task.index == 0 && groups.any(|group| matches!(group.length, Length::From(from) if from == ordinal))
     }
 
     /// Takes note of what goes in, before the step.
@@ -164,11 +192,12 @@ impl Oracle {
                 for event in events {
                     if let EventKind::Finished(finish) = &event.kind {
                         self.unanswered.insert(finish.token);
+                        self.denied.extend(finish.missing.iter().flat_map(|missing| missing.0.iter().copied()));
                     }
                 }
             }
             Input::Cancel { run, group, index } => self.asked_to_cancel(*run, *group, *index),
-            _ => {}
+            input => self.before_open(input),
         }
     }
 
@@ -188,8 +217,14 @@ impl Oracle {
             if group.is_none_or(|group| group.0 == *id) {
                 for (at, task) in state.tasks.iter_mut().enumerate() {
                     task.cancel_asked |= index.is_none_or(|index| index as usize == at);
+                    task.let_go |= group.is_none();
                 }
+                // Nothing of a growing group follows then.
+                state.closed |= state.growing && index.is_none();
             }
+        }
+        if group.is_none() {
+            known_open(&mut self.runs, run);
         }
     }
 
@@ -200,6 +235,8 @@ impl Oracle {
         }
         ensure!(self.unanswered.is_empty(), "reports {:?} were not answered", self.unanswered);
         self.submitting = None;
+        self.adding = None;
+        self.look_at_gone()?;
         for (id, group) in &self.groups {
             for (index, task) in group.tasks.iter().enumerate() {
                 ensure!(!task.must_end || task.ended.is_some(), "task {id}[{index}] has no attempt left and did not end");
@@ -216,6 +253,11 @@ impl Oracle {
         match output {
             Output::Submitted { run, first_group, known, .. } => self.submitted(*run, *first_group, *known),
             Output::Refused { .. } => Ok(()),
+            Output::GroupAdded { run, ordinal, group } => self.group_added(*run, *ordinal, *group),
+            Output::Rejected { run, ordinal, first, count, .. } => self.rejected(*run, *ordinal, *first, *count),
+            Output::Restored { task, attempt, session, token } => self.restored(*task, *attempt, *session, *token),
+            Output::Released { group, first, count } => self.released(*group, *first, *count),
+            Output::DropObject { session, task } => self.dropped(*session, *task),
             Output::Dispatch { session, dispatch } => self.dispatched(now, *session, dispatch),
             Output::Retract { session, handles } | Output::CancelAttempts { session, handles } => {
                 ensure!(!handles.is_empty(), "it names nothing");
@@ -237,6 +279,7 @@ impl Oracle {
             Output::TaskFailed { task, attempts, .. } => {
                 let state = self.task(*task)?;
                 ensure!(state.active.is_none() && *attempts == state.attempts, "it had {} attempts", state.attempts);
+                self.gone.given_up |= self.task(*task)?.committed;
                 self.end(*task, Ended::Failed)?;
                 let run = self.groups[&task.group.0].run;
                 if let Some(run) = self.runs.get_mut(&run.0) {
@@ -248,6 +291,10 @@ impl Oracle {
             Output::Cancelled { group, first, count } => self.cancelled(*group, *first, *count),
             Output::LengthKnown { group, length } => {
                 let state = self.groups.get_mut(&group.0).ok_or("there is no such group")?;
+                if std::mem::take(&mut state.growing) {
+                    ensure!(state.tasks.len() == *length as usize, "{} were appended", state.tasks.len());
+                    return Ok(());
+                }
                 ensure!(state.length.is_none() && !state.closed, "it had a length");
                 state.length = Some(*length);
                 state.tasks = vec![Task::default(); *length as usize];
@@ -258,6 +305,9 @@ impl Oracle {
                 let worker = self.workers.get_mut(session).ok_or("there is no such session")?;
                 ensure!(!matches!(worker.state, WorkerState::Lost | WorkerState::Gone), "it was over");
                 worker.state = *state;
+                if matches!(state, WorkerState::Lost | WorkerState::Gone) {
+                    self.holder_gone(*session);
+                }
                 Ok(())
             }
         }
@@ -269,25 +319,12 @@ impl Oracle {
             return Ok(());
         }
         let spec = self.submitting.take().ok_or("nothing was submitted")?;
-        for (ordinal, group) in (0u32..).zip(&spec.groups) {
-            let length = match group.length {
-                Length::Fixed(length) => Some(length),
-                Length::From(_) => None,
-            };
-            let pairs = group
-                .dependencies
-                .iter()
-                .map(|dependency| match &dependency.kind {
-                    DependencyKind::Whole => None,
-                    DependencyKind::Projection(axes) => Some(pairs_of(axes)),
-                    DependencyKind::Edges(pairs) => Some(pairs.iter().copied().collect()),
-                })
-                .collect();
-            let tasks = vec![Task::default(); length.unwrap_or(0) as usize];
-            let state = Group { run: id, spec: group.clone(), length, closed: false, tasks, pairs };
-            ensure!(self.groups.insert(first_group.0 + ordinal, state).is_none(), "its groups' ids were used before");
+        let groups: Vec<u32> = (first_group.0..).take(spec.groups.len()).collect();
+        for (group, spec) in groups.iter().zip(&spec.groups) {
+            ensure!(self.groups.insert(*group, new_group(id, spec)).is_none(), "its groups' ids were used before");
         }
-        let run = Run { first_group: first_group.0, spec, cancelled: false, failures: 0, end: None };
+        let (open, paused) = (spec.open, false);
+        let run = Run { groups, spec, open, paused, cancelled: false, failures: 0, end: None };
         ensure!(self.runs.insert(id.0, run).is_none(), "its id was used before");
         Ok(())
     }
@@ -304,13 +341,17 @@ impl Oracle {
         let run = &self.runs[&group.run.0];
         let stopped = run.spec.max_failures > 0 && run.failures >= run.spec.max_failures;
         ensure!(run.end.is_none() && !run.cancelled, "its run is over or cancelled");
-        ensure!(!stopped || group.spec.always, "its run has stopped");
+        let again = group.tasks.get(task.index as usize).is_some_and(|task| task.committed);
+        ensure!(!stopped || group.spec.always || again, "its run has stopped");
+        ensure!(!run.paused, "its run is paused");
         let spec = group.spec.clone();
         let on_workers = group.tasks.iter().filter(|task| task.active.is_some()).count() as u32;
         ensure!(spec.max_parallel == 0 || on_workers < spec.max_parallel, "{on_workers} of its group are on workers");
         for (name, total) in &run.spec.totals {
-            let used: u64 = (run.first_group..run.first_group + run.spec.groups.len() as u32)
-                .map(|id| &self.groups[&id])
+            let used: u64 = run
+                .groups
+                .iter()
+                .map(|id| &self.groups[id])
                 .map(|group| {
                     group.spec.resources.custom(*name) * group.tasks.iter().filter(|task| task.active.is_some()).count() as u64
                 })
@@ -347,6 +388,7 @@ impl Oracle {
             ensure!(customs, "the worker has {:?} and was given {sum:?}", worker.capacity);
         }
 
+        self.begin_again(task)?;
         let state = self.task(task)?;
         ensure!(state.ended.is_none(), "it is over");
         ensure!(state.active.is_none(), "another attempt is under way");
@@ -363,25 +405,34 @@ impl Oracle {
         let group = self.groups.get(&task.group.0).ok_or("there is no such group")?;
         let run = &self.runs[&group.run.0];
         for (ordinal, dependency) in group.spec.dependencies.iter().enumerate() {
-            let up = &self.groups[&(run.first_group + dependency.group as u32)];
-            let met = |task: &Task| match task.ended {
-                Some(Ended::Succeeded) => true,
-                Some(_) => group.spec.always,
-                None => false,
-            };
-            match &group.pairs[ordinal] {
-                None => {
+            let up = &self.groups[&run.groups[dependency.group]];
+            let met = |task: &Task| counts(task, dependency.data, group.spec.always);
+            match (&group.pairs[ordinal], &dependency.kind) {
+                (None, DependencyKind::One(index)) => {
+                    if !met(&up.tasks[*index as usize]) {
+                        return Ok(Some((ordinal, *index)));
+                    }
+                }
+                (None, _) => {
                     let closed = up.closed && group.spec.always;
-                    if up.length.is_none() && !closed || !up.tasks.iter().all(met) {
+                    let ended = |task: &Task| met(task) || !dependency.data && task.committed;
+                    if up.length.is_none() && !closed || up.growing || !up.tasks.iter().all(ended) {
                         return Ok(Some((ordinal, u32::MAX)));
                     }
                 }
-                Some(pairs) => {
+                (Some(pairs), _) => {
                     let missing = pairs.iter().find(|(from, to)| *to == task.index && !met(&up.tasks[*from as usize]));
                     if let Some((from, _)) = missing {
                         return Ok(Some((ordinal, *from)));
                     }
                 }
+            }
+        }
+        let own = group.tasks.get(task.index as usize).ok_or("there is no such task")?;
+        for (up, data) in &own.edges {
+            let state = &self.groups[&up.group.0].tasks[up.index as usize];
+            if !counts(state, *data, group.spec.always) {
+                return Ok(Some((usize::MAX, up.index)));
             }
         }
         Ok(None)
@@ -417,6 +468,9 @@ impl Oracle {
         let run = self.groups.get(&task.group.0).ok_or("there is no such group")?.run;
         ensure!(self.runs[&run.0].end.is_none(), "its run was over");
         let state = self.task(task)?;
+        if state.is_lost() {
+            state.ended = None;
+        }
         ensure!(state.ended.is_none(), "it was {:?} before", state.ended);
         ensure!(state.active.is_none(), "an attempt of it is under way");
         state.ended = Some(how);
@@ -442,7 +496,7 @@ impl Oracle {
         let active = self.close(task, attempt, session)?;
         if let Some(token) = token {
             self.answer(token)?;
-            let report = self.reports.get(&token).ok_or("nobody sent that report")?;
+            let report = self.reports.get(&token).ok_or("nobody sent that report")?.clone();
             let same = report.genuine && report.session == session && report.handle == active.handle && report.attempt == attempt;
             ensure!(same, "the report is not that attempt's: {report:?}");
         }
@@ -459,7 +513,7 @@ impl Oracle {
         ensure!(retry_at >= now, "it is tried again in the past");
         state.retry_at = retry_at;
         match class {
-            OutcomeClass::Preempted => {}
+            OutcomeClass::Preempted | OutcomeClass::InputLost => {}
             OutcomeClass::LostWorker => state.lost += 1,
             OutcomeClass::Oom => state.oom += 1,
             OutcomeClass::InfraStart => state.infra += 1,
@@ -479,10 +533,13 @@ impl Oracle {
         let active = self.close(task, attempt, session)?;
         self.answer(token)?;
         self.commits += 1;
-        let report = self.reports.get(&token).ok_or("nobody sent that report")?;
+        let report = self.reports.get(&token).ok_or("nobody sent that report")?.clone();
         let same = report.genuine && report.session == session && report.handle == active.handle && report.attempt == attempt;
         ensure!(same && report.class == OutcomeClass::Succeeded, "the report is not that attempt's success: {report:?}");
         ensure!(!self.task(task)?.cancel_asked, "it was cancelled");
+        ensure!(!self.task(task)?.committed, "it had committed before");
+        let result = report.result;
+        self.store(task, session, result)?;
         self.end(task, Ended::Succeeded)
     }
 
@@ -497,20 +554,24 @@ impl Oracle {
             return Ok(());
         }
         ensure!(!group.spec.always, "it runs always");
-        let first_group = self.runs[&self.groups[&id.0].run.0].first_group;
+        let run = self.groups[&id.0].run;
         for index in first..first + count {
             let group = &self.groups[&id.0];
             let bad = |task: &Task| task.ended.is_some_and(|ended| ended != Ended::Succeeded);
             let blamed = group.spec.dependencies.iter().enumerate().any(|(ordinal, dependency)| {
-                let up = &self.groups[&(first_group + dependency.group as u32)];
-                match &group.pairs[ordinal] {
-                    None => up.closed || up.tasks.iter().any(bad),
-                    Some(pairs) => pairs.iter().any(|(from, to)| *to == index && bad(&up.tasks[*from as usize])),
+                let up = &self.groups[&self.runs[&run.0].groups[dependency.group]];
+                match (&group.pairs[ordinal], &dependency.kind) {
+                    (None, DependencyKind::One(index)) => bad(&up.tasks[*index as usize]),
+                    (None, _) => up.closed || up.tasks.iter().any(bad),
+                    (Some(pairs), _) => pairs.iter().any(|(from, to)| *to == index && bad(&up.tasks[*from as usize])),
                 }
             });
+            let edges = &group.tasks[index as usize].edges;
+            let blamed = blamed || edges.iter().any(|(up, _)| bad(&self.groups[&up.group.0].tasks[up.index as usize]));
             ensure!(blamed, "nothing that {index} needs has failed");
             let task = TaskRef { group: id, index };
-            ensure!(self.task(task)?.attempts == 0, "it had an attempt");
+            let kept = self.runs[&run.0].spec.open;
+            ensure!(self.task(task)?.attempts == 0 || kept, "it had an attempt");
             self.end(task, Ended::Skipped)?;
         }
         Ok(())
@@ -538,10 +599,11 @@ impl Oracle {
         let run = self.runs.get_mut(&id.0).ok_or("there is no such run")?;
         ensure!(run.end.is_none(), "it was over");
         run.end = Some(end);
-        let groups = run.first_group..run.first_group + run.spec.groups.len() as u32;
+        ensure!(!run.open, "it is open");
         let (mut failed, mut other) = (run.spec.max_failures > 0 && run.failures >= run.spec.max_failures, false);
-        for group in groups.map(|id| &self.groups[&id]) {
+        for group in run.groups.iter().map(|id| &self.groups[id]) {
             ensure!(group.length.is_some() || group.closed, "'{}' is still open", group.spec.name);
+            ensure!(!group.growing, "'{}' still grows", group.spec.name);
             other |= group.closed;
             for (index, task) in group.tasks.iter().enumerate() {
                 match task.ended {
@@ -559,6 +621,46 @@ impl Oracle {
         };
         ensure!(as_expected, "cancelled: {}, failed: {failed}, other trouble: {other}", run.cancelled);
         Ok(())
+    }
+}
+
+fn known_open(runs: &mut BTreeMap<u32, Run>, id: RunId) {
+    if let Some(run) = runs.get_mut(&id.0) {
+        run.open = false;
+    }
+}
+
+/// Whether an upstream task stands as something that waits for it needs it.
+fn counts(task: &Task, data: bool, always: bool) -> bool {
+    match task.ended {
+        // What has committed has, whatever became of its result.
+        _ if task.committed && !data => true,
+        Some(Ended::Succeeded) => !task.is_lost(),
+        Some(_) => always,
+        None => false,
+    }
+}
+
+fn new_group(run: RunId, spec: &GroupSpec) -> Group {
+    let length = match spec.length {
+        Length::Fixed(length) => Some(length),
+        Length::From(_) => None,
+        Length::Growing => Some(0),
+    };
+    let pairs = spec.dependencies.iter().map(|dependency| match &dependency.kind {
+        DependencyKind::Whole | DependencyKind::One(_) => None,
+        DependencyKind::Projection(axes) => Some(pairs_of(axes)),
+        DependencyKind::Edges(pairs) => Some(pairs.iter().copied().collect()),
+    });
+    Group {
+        run,
+        length,
+        closed: false,
+        growing: spec.length == Length::Growing,
+        let_go_early: Vec::new(),
+        tasks: vec![Task::default(); length.unwrap_or(0) as usize],
+        pairs: pairs.collect(),
+        spec: spec.clone(),
     }
 }
 

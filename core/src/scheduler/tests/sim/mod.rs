@@ -3,11 +3,14 @@
 //! Messages of a worker's two connections overtake each other; a reset delays what was under way; a lost session's messages
 //! come late; workers repeat themselves, forge handles, fall silent, drain, die and come back under the same name.
 
+mod clients;
+mod workers;
+
 use super::super::mutation::Mutation;
 use super::super::{Config, Scheduler};
 use super::oracle::{Oracle, Report};
 use super::rng::Rng;
-use super::specs::{SCRATCH, random_run};
+use super::specs::{SCRATCH, random_group, random_open_run, random_run};
 use crate::ids::{GroupId, Handle, MILLISECOND, Micros, RunId, SECOND, SessionId, TaskRef};
 use crate::messages::*;
 use crate::resources::Resources;
@@ -95,6 +98,8 @@ pub(super) struct Sim {
     /// How often a task fails, in percent.
     failing: u64,
     healing: bool,
+    /// Weight of what clients of open runs do; 0 without any.
+    client_share: u64,
 }
 
 /// Percent, at a time: the usual, and a cluster where everything breaks.
@@ -110,6 +115,7 @@ impl Sim {
             sessions_kept: 64,
             prefetch_max: *rng.pick(&[2, 16, 1_024]),
             attempts_per_worker_max: *rng.pick(&[3, 16_384, 16_384]),
+            restores_max: *rng.pick(&[0, 1, 8]),
             ..Config::standard()
         };
         let machine = match mutation {
@@ -117,6 +123,7 @@ impl Sim {
             None => Scheduler::new(config, 0),
         };
         let failing = *rng.pick(&FAILING);
+        let client_share = *rng.pick(&[0, 60, 60, 60]);
         Sim {
             rng,
             machine,
@@ -130,6 +137,7 @@ impl Sim {
             trace: VecDeque::new(),
             failing,
             healing: false,
+            client_share,
         }
     }
 
@@ -144,7 +152,8 @@ impl Sim {
     fn run_inner(&mut self) -> Result<(), String> {
         self.submit()?;
         self.join(false)?;
-        for _ in 0..50 + self.rng.below(200) {
+        let steps = if self.client_share > 0 { 350 } else { 200 };
+        for _ in 0..50 + self.rng.below(steps) {
             self.act()?;
         }
         self.heal()
@@ -175,6 +184,7 @@ impl Sim {
             | Output::Retract { session, .. }
             | Output::CancelAttempts { session, .. }
             | Output::DrainWorker { session }
+            | Output::DropObject { session, .. }
             | Output::CloseSession { session, .. } => *session,
             _ => return,
         };
@@ -184,6 +194,7 @@ impl Sim {
             Output::Retract { handles, .. } => worker.orders.push_back(Order::Retract(handles.clone())),
             Output::CancelAttempts { handles, .. } => worker.orders.push_back(Order::Cancel(handles.clone())),
             Output::DrainWorker { .. } => worker.orders.push_back(Order::Drain),
+            Output::DropObject { .. } => {}
             _ => worker.closed = true,
         }
     }
@@ -192,7 +203,7 @@ impl Sim {
     // What can happen.
 
     fn act(&mut self) -> Result<(), String> {
-        let choice = self.rng.weighted(&[30, 30, 30, 14, 3, 3, 4, 3, 6, 2, 3, 2, 4, 2, 1, 2, 2, 2, 2]);
+        let choice = self.rng.weighted(&[30, 30, 30, 14, 3, 3, 4, 3, 6, 2, 3, 2, 4, 2, 1, 2, 2, 2, 2, self.client_share]);
         match choice {
             0 => self.worker_turn(),
             1 => self.deliver_some(),
@@ -215,7 +226,8 @@ impl Sim {
             15 => self.dead_session(),
             16 => self.unasked_reply(),
             17 => self.leave(),
-            _ => self.give_back_unasked(),
+            18 => self.give_back_unasked(),
+            _ => self.client_turn(),
         }
     }
 
@@ -223,7 +235,10 @@ impl Sim {
         if self.next_run > 4 {
             return Ok(());
         }
-        let spec = random_run(&mut self.rng, self.machine.names_mut(), self.next_run);
+        let spec = match self.client_share > 0 && self.rng.chance(70) {
+            true => random_open_run(&mut self.rng, self.machine.names_mut(), self.next_run),
+            false => random_run(&mut self.rng, self.machine.names_mut(), self.next_run),
+        };
         self.next_run += 1;
         let again = self.rng.chance(10);
         let out = self.feed(Input::Submit(Box::new(spec.clone())))?;
@@ -351,8 +366,11 @@ impl Sim {
 
     fn cancel(&mut self) -> Result<(), String> {
         let Some(run) = (!self.runs.is_empty()).then(|| *self.rng.pick(&self.runs)) else { return Ok(()) };
-        let groups = u64::from(self.oracle.group_count(run));
-        let some = GroupId(self.oracle.first_group(run) + self.rng.below(groups) as u32);
+        let groups = self.oracle.groups_of(run);
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let some = self.rng.pick(&groups).0;
         let (group, index) = match self.rng.below(10) {
             0 | 1 => (None, None),
             2..5 => (Some(some), None),
@@ -513,15 +531,23 @@ impl Sim {
             event.kind = EventKind::Finished(finish(OutcomeClass::Succeeded, 0));
         }
         if let EventKind::Finished(finish) = &mut event.kind {
-            finish.token = self.token(from, event.handle, event.attempt, finish.class, false);
+            finish.token = self.token(from, event.handle, event.attempt, finish.class, false, finish.result);
         }
         self.feed(Input::Events { session: from, events: vec![event] }).map(|_| ())
     }
 
-    fn token(&mut self, session: SessionId, handle: Handle, attempt: u32, class: OutcomeClass, genuine: bool) -> u32 {
+    fn token(
+        &mut self,
+        session: SessionId,
+        handle: Handle,
+        attempt: u32,
+        class: OutcomeClass,
+        genuine: bool,
+        result: Stored,
+    ) -> u32 {
         let token = self.next_token;
         self.next_token += 1;
-        self.oracle.report(token, Report { session, handle, attempt, class, genuine });
+        self.oracle.report(token, Report { session, handle, attempt, class, genuine, result });
         token
     }
 
@@ -550,200 +576,6 @@ impl Sim {
     }
 
     // ------------------------------------------------------------------------------------------------------------------
-    // What workers do.
-
-    fn worker_turn(&mut self) -> Result<(), String> {
-        if let Some(at) = self.some_worker() {
-            self.receive(at);
-            self.start_what_fits(at);
-            let ends = self.rng.below(3);
-            for _ in 0..ends {
-                self.end_one(at);
-            }
-            self.report_settled(at);
-            self.start_what_fits(at);
-        }
-        Ok(())
-    }
-
-    /// Takes what has come over connections that stand, each in order, one ahead of the other as it happens.
-    fn receive(&mut self, at: usize) {
-        let control_first = self.rng.chance(50);
-        for control in [control_first, !control_first] {
-            while self.rng.chance(85) || self.healing {
-                let worker = &mut self.workers[at];
-                if control {
-                    let Some(order) = worker.control.then(|| worker.orders.pop_front()).flatten() else { break };
-                    self.obey(at, order);
-                } else {
-                    let Some(dispatch) = worker.data.then(|| worker.dispatches.pop_front()).flatten() else { break };
-                    self.take(at, dispatch);
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, at: usize, dispatch: Dispatch) {
-        let takes = self.machine.shape(dispatch.shape).cloned().unwrap_or_default();
-        let worker = &mut self.workers[at];
-        worker.seen.insert(dispatch.handle, dispatch.attempt);
-        if worker.unseen_retracts.remove(&dispatch.handle) {
-            return;
-        }
-        if worker.unseen_cancels.remove(&dispatch.handle) {
-            return self.report(at, &dispatch, OutcomeClass::Cancelled);
-        }
-        if worker.draining {
-            return self.report(at, &dispatch, OutcomeClass::Preempted);
-        }
-        worker.queue.push(Item { dispatch, takes, cancelled: false });
-    }
-
-    fn obey(&mut self, at: usize, order: Order) {
-        match order {
-            Order::Retract(handles) => {
-                let worker = &mut self.workers[at];
-                let (mut given_back, mut kept) = (Vec::new(), Vec::new());
-                for handle in handles {
-                    if let Some(queued) = worker.queue.iter().position(|item| item.dispatch.handle == handle) {
-                        worker.queue.remove(queued);
-                        given_back.push(handle);
-                    } else if worker.seen.contains_key(&handle) {
-                        kept.push(handle);
-                    } else {
-                        worker.unseen_retracts.insert(handle);
-                        given_back.push(handle);
-                    }
-                }
-                worker.words.push_back(Word::Reply { given_back, kept });
-            }
-            Order::Cancel(handles) => {
-                for handle in handles {
-                    let worker = &mut self.workers[at];
-                    if let Some(queued) = worker.queue.iter().position(|item| item.dispatch.handle == handle) {
-                        let item = worker.queue.remove(queued);
-                        self.report(at, &item.dispatch, OutcomeClass::Cancelled);
-                    } else if let Some(item) = worker.running.iter_mut().find(|item| item.dispatch.handle == handle) {
-                        item.cancelled = true;
-                    } else if !worker.seen.contains_key(&handle) {
-                        worker.unseen_cancels.insert(handle);
-                    }
-                }
-            }
-            Order::Drain => self.begin_drain(at),
-        }
-    }
-
-    /// In order of dispatch, the first that fits.
-    fn start_what_fits(&mut self, at: usize) {
-        let worker = &mut self.workers[at];
-        while let Some(first) = worker.queue.iter().position(|item| worker.spec.capacity.fits(&worker.used, &item.takes)) {
-            let item = worker.queue.remove(first);
-            worker.used.add(&item.takes);
-            let (handle, attempt) = (item.dispatch.handle, item.dispatch.attempt);
-            if !self.rng.chance(35) {
-                worker.events.push_back(WorkerEvent { handle, attempt, kind: EventKind::Started });
-            }
-            worker.running.push(item);
-        }
-    }
-
-    fn end_one(&mut self, at: usize) {
-        let worker = &mut self.workers[at];
-        if worker.running.is_empty() {
-            return;
-        }
-        let which = worker.running.iter().position(|item| item.cancelled);
-        let which = which.unwrap_or_else(|| self.rng.below(worker.running.len() as u64) as usize);
-        let item = worker.running.remove(which);
-        worker.used.remove(&item.takes);
-        let class = if item.cancelled && self.rng.chance(80) {
-            OutcomeClass::Cancelled
-        } else if self.rng.chance(if self.healing { 0 } else { self.failing }) {
-            *self.rng.pick(&[
-                OutcomeClass::AppError,
-                OutcomeClass::AppError,
-                OutcomeClass::Timeout,
-                OutcomeClass::Oom,
-                OutcomeClass::Oom,
-                OutcomeClass::MissingOutput,
-                OutcomeClass::BadOutput,
-                OutcomeClass::InfraStart,
-                OutcomeClass::Preempted,
-                OutcomeClass::LostWorker,
-            ])
-        } else {
-            OutcomeClass::Succeeded
-        };
-        worker.settling.push((item, class));
-    }
-
-    fn report_settled(&mut self, at: usize) {
-        while !self.workers[at].settling.is_empty() && (self.rng.chance(70) || self.healing) {
-            let (item, class) = self.workers[at].settling.remove(0);
-            self.report(at, &item.dispatch, class);
-        }
-    }
-
-    fn report(&mut self, at: usize, dispatch: &Dispatch, class: OutcomeClass) {
-        let session = self.workers[at].session;
-        let token = self.token(session, dispatch.handle, dispatch.attempt, class, true);
-        let mut report = finish(class, token);
-        report.wall = *self.rng.pick(&[10, MILLISECOND, 5 * MILLISECOND, SECOND]);
-        report.cpu = report.wall / 2;
-        report.exit_code = (class == OutcomeClass::AppError).then(|| *self.rng.pick(&[1, 75]));
-        report.peak_memory_bytes = self.rng.below(4 << 30);
-        let says = self.oracle.says_length(TaskRef { group: dispatch.task.group, index: dispatch.task.index });
-        report.length = (says && self.rng.chance(80)).then(|| self.rng.below(5) as u32);
-        let kind = EventKind::Finished(report);
-        self.workers[at].events.push_back(WorkerEvent { handle: dispatch.handle, attempt: dispatch.attempt, kind });
-    }
-
-    // ------------------------------------------------------------------------------------------------------------------
-    // What arrives.
-
-    fn deliver_some(&mut self) -> Result<(), String> {
-        let live: Vec<usize> = (0..self.workers.len()).filter(|at| !self.workers[*at].closed).collect();
-        if live.is_empty() {
-            return Ok(());
-        }
-        let at = *self.rng.pick(&live);
-        self.deliver(at)
-    }
-
-    fn deliver(&mut self, at: usize) -> Result<(), String> {
-        let session = self.workers[at].session;
-        if self.workers[at].data && !self.workers[at].events.is_empty() {
-            let count = 1 + self.rng.below(self.workers[at].events.len() as u64) as usize;
-            let events: Vec<WorkerEvent> = self.workers[at].events.drain(..count).collect();
-            self.workers[at].said.extend(events.iter().cloned());
-            self.feed(Input::Events { session, events })?;
-        }
-        if self.workers[at].control && !self.workers[at].closed {
-            match self.workers[at].words.pop_front() {
-                Some(Word::Reply { given_back, kept }) => {
-                    self.feed(Input::RetractReply { session, given_back, kept })?;
-                }
-                Some(Word::Draining) => {
-                    self.feed(Input::Draining { session })?;
-                }
-                Some(Word::Left) => {
-                    self.workers[at].closed = true;
-                    self.workers[at].alive = false;
-                    self.feed(Input::Left { session })?;
-                }
-                None => {
-                    let worker = &mut self.workers[at];
-                    if worker.draining && worker.alive && worker.is_idle() {
-                        worker.words.push_back(Word::Left);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    // ------------------------------------------------------------------------------------------------------------------
     // The end: everything is repaired, and every run has to end.
 
     fn heal(&mut self) -> Result<(), String> {
@@ -762,6 +594,7 @@ impl Sim {
                 }
             }
         }
+        self.clients_end()?;
         let scratch = self.machine.names_mut().intern(SCRATCH).ok_or("too many names")?;
         let mut capacity = Resources { milli_cpus: 8_000, memory_bytes: u64::MAX, gpus: 4, ..Resources::default() };
         capacity.custom.push((scratch, 4));
@@ -793,7 +626,22 @@ impl Sim {
             let wait = self.machine.next_wakeup().map_or(SECOND, |at| at.saturating_sub(self.now));
             self.advance(wait.clamp(MILLISECOND, 4 * SECOND))?;
         }
-        Err(format!("runs {:?} did not end after everything was repaired", self.oracle.unfinished_runs()))
+        let runs = self.oracle.unfinished_runs();
+        Err(format!("runs {runs:?} did not end after everything was repaired:\n{}", self.stuck(&runs).join("\n")))
+    }
+
+    /// What the machine says of the tasks of these runs that are not over.
+    fn stuck(&self, runs: &[u32]) -> Vec<String> {
+        let mut stuck = Vec::new();
+        for (group, length, _) in runs.iter().flat_map(|run| self.oracle.groups_of(RunId(*run))) {
+            for task in (0..length).map(|index| TaskRef { group, index }) {
+                if self.machine.task_state(task).is_none_or(|state| !state.is_over()) {
+                    let said = self.machine.explain(task, self.now).map(|said| said.sentence);
+                    stuck.push(format!("{}[{}]: {}", task.group.0, task.index, said.unwrap_or_default()));
+                }
+            }
+        }
+        stuck
     }
 }
 
@@ -807,5 +655,7 @@ fn finish(class: OutcomeClass, token: u32) -> Finish {
         peak_memory_bytes: 0,
         length: None,
         token,
+        result: Stored::None,
+        missing: None,
     }
 }

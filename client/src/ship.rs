@@ -1,0 +1,41 @@
+//! Bringing this program to where workers can ask for it.
+
+use std::fs::File;
+
+use scalable_proto::v1;
+use scalable_store::{Capability, Content, Digest, Fetcher, FetcherOptions, SegmentPool, UploadRequest};
+
+use crate::session::refused;
+use crate::{Client, Error};
+
+/// Makes sure that the scheduler's store has the program, or sees it where it lies.
+///
+/// # Errors
+/// Of the call; [`Error::Refused`] when the store does not take it.
+pub(crate) async fn ship(client: &Client, program: &v1::Executable) -> Result<(), Error> {
+    let offer = v1::OfferRequest { digest: program.digest.clone(), size: program.size, path: program.path.clone() };
+    let reply = client.offer_content(offer).await?;
+    if !reply.needed {
+        return Ok(());
+    }
+    let failed = |why: &dyn std::fmt::Display| {
+        let message =
+            format!("the program {} could not be brought to the scheduler's store at {}: {why}", program.path, reply.address);
+        refused(
+            "PROGRAM_NOT_SHIPPED",
+            message,
+            "see that this machine reaches that address, or name a program of the image with `native`",
+        )
+    };
+    let shown = reply.capability.as_ref().and_then(|shown| Capability::from_parts(shown.expires_ms, &shown.mac));
+    let (Some(capability), Some(digest)) = (shown, Digest::from_slice(&program.digest)) else {
+        return Err(failed(&"the scheduler gave no right to"));
+    };
+    let file = File::open(&program.path).map_err(|error| failed(&error))?;
+    let content = Content::from_file(file, program.size).map_err(|error| failed(&error))?;
+    let fetcher = Fetcher::start(FetcherOptions::new(SegmentPool::new(0))).map_err(|error| failed(&error))?;
+    fetcher
+        .upload(UploadRequest { address: reply.address.clone(), content, digest, capability })
+        .await
+        .map_err(|error| failed(&error))
+}

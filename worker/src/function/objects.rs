@@ -1,0 +1,325 @@
+//! Results that stay on the worker because they are too large to travel with their report, objects of other workers that calls
+//! here read, and the server that gives ours to others.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use scalable_lane::INLINE_BYTES_MAX;
+use scalable_lane::memory::Lent;
+use scalable_proto::v1::{Executable, Heartbeat, ObjectRef};
+use scalable_store::{
+    BlobDirectory, Capability, Content, Digest, Fetch, FetchRequest, Fetcher, FetcherOptions, Holder, Keep, Key, Load, Lookup,
+    ObjectId, ObjectKey, PeerServer, Pinned, Pressure, ServerOptions, Store, StoreOptions, now_ms,
+};
+
+use super::program::{EXECUTABLE_BYTES_MAX, Executables, Local};
+
+/// Bytes of programs that are kept, in all.
+const PROGRAMS_BYTES_MAX: u64 = 4 << 30;
+/// How long the right to fetch a program that this worker gives itself is good.
+const GRANT_MS: u64 = 10 * 60_000;
+
+/// An object that is here and stays where it is until this is dropped.
+#[derive(Debug)]
+pub struct Kept {
+    _pinned: Option<Pinned>,
+    content: Content,
+}
+
+impl Lent for Kept {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.content.as_fd().expect("`Objects::keep` makes it of contents that have one")
+    }
+
+    fn bytes(&self) -> u64 {
+        self.content.len()
+    }
+}
+
+/// An object as a call reads it.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// Copied into the call.
+    Here(Bytes),
+    /// Passed.
+    Kept(Arc<Kept>),
+}
+
+/// An object on its way.
+pub enum Coming {
+    /// From this worker's disk.
+    Load(Load),
+    /// From a peer.
+    Fetch(ObjectId, Fetch),
+}
+
+/// One that has come.
+pub enum Come {
+    /// From this worker's disk.
+    Loaded(Pinned),
+    /// From a peer.
+    Fetched(ObjectId, Content),
+}
+
+/// Where an object is.
+pub enum Looked {
+    /// Here.
+    Found(Found),
+    /// To be waited for.
+    Coming(Coming),
+    /// Nobody has it.
+    Missing(String),
+}
+
+impl Coming {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// Why it could not be had.
+    pub async fn come(self) -> Result<Come, String> {
+        match self {
+            Coming::Load(load) => load.await.map(Come::Loaded).map_err(|error| error.to_string()),
+            Coming::Fetch(id, fetch) => match fetch.await {
+                Ok(content) => Ok(Come::Fetched(id, content)),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+}
+
+/// What a worker keeps and fetches objects with.
+#[derive(Debug)]
+pub struct ObjectOptions {
+    /// A directory of this worker alone.
+    pub directory: PathBuf,
+    /// Bytes of objects in memory.
+    pub memory_bytes_max: u64,
+    /// Where peers are answered.
+    pub peer_address: SocketAddr,
+    /// Name of this host.
+    pub host: String,
+    /// Directory of programs that are there already, each named by its digest.
+    pub executables: Option<PathBuf>,
+}
+
+/// See the module.
+pub struct Objects {
+    store: Store,
+    fetcher: Fetcher,
+    server: PeerServer,
+    peers: FxHashMap<u32, Holder>,
+    /// By group and index: what is kept here of it.
+    here: FxHashMap<(u32, u32), ObjectId>,
+    programs: Arc<Programs>,
+    key: Option<ObjectKey>,
+}
+
+impl Objects {
+    /// Opens the store and begins to answer peers, which are told to come later until the scheduler has said its key.
+    ///
+    /// # Errors
+    /// The directory or the address cannot be had.
+    pub fn start(options: ObjectOptions) -> io::Result<Self> {
+        let spill = options.directory.join("objects");
+        let store = Store::open(StoreOptions::new(&spill, options.memory_bytes_max))?;
+        let server = PeerServer::start(ServerOptions { threads: 1, ..ServerOptions::new(options.peer_address) }, store.clone())?;
+        let fetcher = Fetcher::start(FetcherOptions { host: options.host, ..FetcherOptions::new(store.pool().clone()) })?;
+        let programs = Arc::new(Programs {
+            local: Local::new(options.executables),
+            directory: options.directory.join("executables"),
+            fetcher: fetcher.clone(),
+            source: RwLock::default(),
+            blobs: Mutex::default(),
+        });
+        Ok(Objects { store, fetcher, server, peers: FxHashMap::default(), here: FxHashMap::default(), programs, key: None })
+    }
+
+    /// Where peers are answered.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Finds programs, for helpers.
+    pub fn programs(&self) -> Arc<dyn Executables> {
+        self.programs.clone()
+    }
+
+    /// The scheduler has said its key and where its output store is.
+    pub fn welcome(&mut self, key: &[u8], store_address: &str) {
+        let key = ObjectKey::from_slice(key);
+        if let Some(key) = &key {
+            self.server.set_key(key.clone());
+        }
+        let source = key.clone().zip(Some(store_address.to_owned()).filter(|address| !address.is_empty()));
+        *self.programs.source.write().unwrap_or_else(PoisonError::into_inner) = source;
+        self.key = key;
+    }
+
+    /// A peer is there, or has moved.
+    pub fn peer(&mut self, peer: u32, address: String, host: String) {
+        self.peers.insert(peer, Holder { address, host });
+    }
+
+    /// Keeps a result that a host has passed.
+    ///
+    /// # Errors
+    /// One sentence: there are too many.
+    pub fn put(&mut self, id: ObjectId, content: Content) -> Result<(), String> {
+        // An earlier attempt's is nobody's any more.
+        self.drop_element(id.group, id.index);
+        self.store.insert(id, content, Keep::Origin).map_err(|error| error.to_string())?;
+        self.here.insert((id.group, id.index), id);
+        Ok(())
+    }
+
+    /// Keeps a copy of an object that was fetched, so that the next call that reads it finds it here.
+    pub fn copied(&mut self, id: ObjectId, content: Content) -> io::Result<Found> {
+        self.here.insert((id.group, id.index), id);
+        match self.store.insert(id, content.clone(), Keep::Replica) {
+            Ok(pinned) => self.found(pinned),
+            // It can be read all the same.
+            Err(_) => self.keep(None, content),
+        }
+    }
+
+    /// An object that is here, as a call reads it.
+    ///
+    /// # Errors
+    /// There is no shared memory left.
+    pub fn found(&self, pinned: Pinned) -> io::Result<Found> {
+        let content = pinned.content().clone();
+        self.keep(Some(pinned), content)
+    }
+
+    fn keep(&self, pinned: Option<Pinned>, content: Content) -> io::Result<Found> {
+        if content.as_fd().is_none() && content.len() <= INLINE_BYTES_MAX as u64 {
+            return Ok(Found::Here(content.bytes()?));
+        }
+        let content = content.to_shared(self.store.pool())?;
+        Ok(Found::Kept(Arc::new(Kept { _pinned: pinned, content })))
+    }
+
+    /// Looks for an object that a call reads.
+    pub fn look(&self, run: u32, object: &ObjectRef) -> Looked {
+        if !object.inline.is_empty() || object.size == 0 {
+            return Looked::Found(Found::Here(object.inline.clone()));
+        }
+        let run = object.capability.as_ref().map_or(run, |capability| capability.run);
+        let id = ObjectId { run, group: object.group, index: object.index, attempt: object.attempt };
+        match self.store.get(id) {
+            Lookup::Here(pinned) => match self.found(pinned) {
+                Ok(found) => Looked::Found(found),
+                Err(error) => Looked::Missing(error.to_string()),
+            },
+            Lookup::OnDisk => Looked::Coming(Coming::Load(self.store.load(id))),
+            Lookup::Gone => self.fetch(id, object),
+        }
+    }
+
+    fn fetch(&self, id: ObjectId, object: &ObjectRef) -> Looked {
+        let holders: Vec<Holder> = object.holders.iter().filter_map(|peer| self.peers.get(peer).cloned()).collect();
+        if holders.is_empty() {
+            return Looked::Missing(format!("{id} is not here and nobody is known to have it"));
+        }
+        let shown = object.capability.as_ref().and_then(|shown| Capability::from_parts(shown.expires_ms, &shown.mac));
+        let own = || self.key.as_ref().map(|key| key.grant(id.into(), now_ms() + GRANT_MS));
+        let Some(capability) = shown.or_else(own) else {
+            return Looked::Missing(format!("{id} may not be fetched: the scheduler gave no right to"));
+        };
+        let request = FetchRequest { key: id.into(), size: object.size, holders, capability };
+        Looked::Coming(Coming::Fetch(id, self.fetcher.fetch(request)))
+    }
+
+    /// Nobody needs this element's object any more.
+    pub fn drop_element(&mut self, group: u32, index: u32) {
+        if let Some(id) = self.here.remove(&(group, index)) {
+            self.store.drop_object(id);
+        }
+    }
+
+    /// Nobody needs anything of these runs any more.
+    pub fn drop_runs(&mut self, runs: &[u32]) {
+        self.here.retain(|_, id| !runs.contains(&id.run));
+        self.store.drop_all(|key| matches!(key, Key::Object(id) if runs.contains(&id.run)));
+    }
+
+    /// Nobody needs anything any more.
+    pub fn clear(&mut self) {
+        self.here.clear();
+        self.peers.clear();
+        self.store.drop_all(|_| true);
+    }
+
+    /// Fills in a heartbeat's figures.
+    pub fn tell(&self, heartbeat: &mut Heartbeat) {
+        let usage = self.store.usage();
+        (heartbeat.stored_bytes, heartbeat.spilled_bytes) = (usage.memory_bytes, usage.spilled_bytes);
+    }
+
+    /// Says whenever the store is pressed harder or less.
+    pub fn pressure(&self) -> tokio::sync::watch::Receiver<Pressure> {
+        self.store.pressure()
+    }
+}
+
+/// Programs on this machine, else from the scheduler's output store.
+struct Programs {
+    local: Local,
+    directory: PathBuf,
+    fetcher: Fetcher,
+    source: RwLock<Option<(ObjectKey, String)>>,
+    /// Opened when the first program is fetched.
+    blobs: Mutex<Option<BlobDirectory>>,
+}
+
+impl Executables for Programs {
+    fn find(&self, wanted: &Executable) -> Result<PathBuf, String> {
+        let why = match self.local.find(wanted) {
+            Ok(path) => return Ok(path),
+            Err(why) => why,
+        };
+        let source = self.source.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let (Some((key, address)), Some(digest)) = (source, Digest::from_slice(&wanted.digest)) else { return Err(why) };
+        self.fetch(wanted, digest, &key, address.clone())
+            .map_err(|error| format!("{why}; and it could not be fetched from the scheduler's store at {address}: {error}"))
+    }
+}
+
+impl Programs {
+    fn fetch(&self, wanted: &Executable, digest: Digest, key: &ObjectKey, address: String) -> Result<PathBuf, String> {
+        let words = |error: io::Error| format!("{}: {error}", self.directory.display());
+        let path = self.directory.join(digest.to_hex());
+        if is_executable(&path) {
+            return Ok(path);
+        }
+        let blobs = {
+            let mut opened = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*opened {
+                Some(blobs) => blobs.clone(),
+                None => opened.insert(BlobDirectory::open(&self.directory, PROGRAMS_BYTES_MAX).map_err(words)?).clone(),
+            }
+        };
+        let request = FetchRequest {
+            key: digest.into(),
+            size: wanted.size.min(EXECUTABLE_BYTES_MAX),
+            holders: vec![Holder { address, host: String::new() }],
+            capability: key.grant(digest.into(), now_ms() + GRANT_MS),
+        };
+        let content = self.fetcher.fetch(request).wait().map_err(|error| error.to_string())?;
+        let path = blobs.put(digest, &content).map_err(|error| error.to_string())?;
+        // The content was checked against its digest: from here on it may be executed.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(words)?;
+        Ok(path)
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o100 != 0)
+}
