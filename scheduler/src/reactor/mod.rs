@@ -353,6 +353,7 @@ impl Reactor {
             components: seen.components.clone(),
             capacity: seen.capacity.clone(),
             starting: seen.present.saturating_sub(u32::try_from(registered).unwrap_or(u32::MAX)),
+            scaled: seen.scaled,
             note: seen.note.clone(),
         };
         self.step(input);
