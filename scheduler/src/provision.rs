@@ -143,6 +143,10 @@ impl Driver {
                     if self.observed.deaths_in_row > 1 { format!("workers keep ending: {reason}") } else { String::new() };
                 let _ = self.seen.send(Seen::Died { worker: name, reason }).await;
             }
+            Observation::Waiting { reason, message, .. } => self.note = format!("{reason}: {message}"),
+            Observation::Running { .. } => self.note.clear(),
+            Observation::Leaving { name, reason, .. } => tracing::warn!(worker = %name, %reason, "a worker is being ended"),
+            Observation::Reach { problem } => self.note = problem.unwrap_or_default(),
         }
         self.tell_pool().await;
     }
