@@ -10,6 +10,7 @@ mod expand;
 mod fields;
 mod files;
 mod graph;
+mod kubernetes;
 mod load;
 mod lock;
 mod lower;
@@ -31,6 +32,7 @@ mod units;
 mod yaml;
 
 pub use diagnostic::{At, DIAGNOSTICS_MAX, Diagnostic, Severity, report};
+pub use kubernetes::{Clip, ComponentMount, KubernetesOptions, PodResources, PodSecurity, RunAs, SchedulerStorage, VolumeOption};
 pub use load::{LoadOptions, Loaded, load};
 pub use lower::{FileToStore, LowerOptions, Submission, lower};
 pub use model::{

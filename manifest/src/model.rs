@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::diagnostic::{At, Diagnostic};
 use crate::files::Found;
+use crate::kubernetes::KubernetesOptions;
 use crate::parameters::Parameters;
 
 /// Name of the component of all tasks that name none.
@@ -66,6 +67,13 @@ impl Manifest {
     /// The component of a task. Every task's component exists once the manifest is loaded.
     pub fn component(&self, name: &str) -> Option<&Component> {
         self.components.iter().find(|component| component.name == name)
+    }
+
+    /// What a worker that serves the component is made with, and what of it tasks can have. Memory 0: none was named, and none is
+    /// accounted.
+    pub fn worker(&self, component: &Component) -> (Amounts, Amounts) {
+        let worker = crate::sizes::worker(&self.target, component, self.machine);
+        (worker.size, worker.capacity)
     }
 
     /// The task of that name.
@@ -135,6 +143,8 @@ pub struct Target {
     pub scaling: Scaling,
     /// For provider `local`.
     pub local: Option<LocalOptions>,
+    /// For provider `kubernetes`.
+    pub kubernetes: Option<KubernetesOptions>,
     /// All options as resolved, for the provider.
     pub options: Value,
     pub(crate) at: At,

@@ -171,7 +171,7 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Brings a scheduler up on a target and takes everything down again.
-pub trait Launcher {
+pub trait Launcher: Send + Sync {
     /// What can go wrong.
     type Error;
     /// A scheduler that was started.
@@ -181,17 +181,17 @@ pub trait Launcher {
     ///
     /// # Errors
     /// What is missing and what to do about it.
-    fn preflight(&self) -> Result<(), Self::Error>;
+    fn preflight(&self) -> Boxed<'_, Result<(), Self::Error>>;
 
-    /// Starts a scheduler and waits until it answers.
+    /// Starts a scheduler and waits until it answers. What was created is removed when it does not.
     ///
     /// # Errors
     /// Why it did not start, in the platform's own words.
-    fn start(&self) -> Result<Self::Scheduler, Self::Error>;
+    fn start(&self) -> Boxed<'_, Result<Self::Scheduler, Self::Error>>;
 
     /// Takes everything down that `start` created and verifies that it is gone.
     ///
     /// # Errors
     /// What is left.
-    fn destroy(&self, scheduler: Self::Scheduler) -> Result<(), Self::Error>;
+    fn destroy(&self, scheduler: Self::Scheduler) -> Boxed<'_, Result<(), Self::Error>>;
 }
