@@ -22,6 +22,7 @@ mod paths;
 mod plan;
 mod ports;
 mod preview;
+mod scaling;
 mod sections;
 mod sizes;
 mod substitution;
@@ -40,4 +41,4 @@ pub use model::{
 };
 pub use parameters::Parameters;
 pub use plan::{DependencyPlan, GroupPlan, LocalWorkers, OutputPlan, ParameterPlan, Plan, PoolPlan, ScalePlan, plan};
-pub use units::format_bytes;
+pub use units::{format_bytes, quantity};

@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod content_store;
 pub mod convert;
+pub mod dials;
 pub mod door;
 pub mod http;
 pub mod options;

@@ -12,6 +12,7 @@ use scalable_proto::v1;
 use scalable_provider::local::{LocalOptions, LocalProvider, LocalWorkers};
 use scalable_scheduler::auth::Token;
 use scalable_scheduler::content_store::ContentStore;
+use scalable_scheduler::dials::Dials;
 use scalable_scheduler::door::Door;
 use scalable_scheduler::options::Options;
 use scalable_scheduler::reactor::{Identity, Lifetime, Reactor, Stop, Surroundings};
@@ -182,17 +183,13 @@ fn start_provider(
         _ => "scalable-worker".into(),
     };
     let custom = workers.custom.iter().map(|(name, amount)| v1::NamedAmount { name: name.clone(), amount: *amount });
-    let pool = provision::Pool {
-        name: workers.pool.clone(),
-        components: workers.components.clone(),
-        capacity: v1::Resources {
-            milli_cpus: workers.milli_cpus,
-            memory_bytes: workers.memory_bytes.unwrap_or(u64::MAX),
-            gpus: workers.gpus,
-            custom: custom.collect(),
-        },
-        workers: workers.workers,
+    let capacity = v1::Resources {
+        milli_cpus: workers.milli_cpus,
+        memory_bytes: workers.memory_bytes.unwrap_or(u64::MAX),
+        gpus: workers.gpus,
+        custom: custom.collect(),
     };
+    let (name, components, count) = (workers.pool.clone(), workers.components.clone(), workers.workers);
     let provider = LocalProvider::start(LocalOptions {
         program,
         address: address.to_owned(),
@@ -201,7 +198,18 @@ fn start_provider(
         workers,
     })
     .context("start the local provider")?;
-    let (seen, stop) = provision::start(provider, pool).context("start the provider's thread")?;
+    let (seen, stop) = match &options.scale {
+        None => provision::fixed::start(provider, provision::fixed::Pool { name, components, capacity, workers: count }),
+        Some(json) => {
+            let dials = Dials::parse(json).map_err(|problem| anyhow::anyhow!("--scale: {problem}"))?;
+            let (minimum, maximum) = (dials.minimum.unwrap_or(0), dials.maximum.unwrap_or(count));
+            let pool = provision::scaled::Pool { name, components, capacity, minimum, maximum, minimum_at_once: false };
+            let scale =
+                provision::scaled::Scale { pools: vec![pool], parameters: dials.parameters(), max_total: dials.max_total };
+            provision::scaled::start(provider, scale)
+        }
+    }
+    .context("start the provider's thread")?;
     Ok((seen, Some(stop)))
 }
 
