@@ -41,4 +41,4 @@ pub use model::{
 };
 pub use parameters::Parameters;
 pub use plan::{DependencyPlan, GroupPlan, LocalWorkers, OutputPlan, ParameterPlan, Plan, PoolPlan, ScalePlan, plan};
-pub use units::format_bytes;
+pub use units::{format_bytes, quantity};

@@ -225,6 +225,51 @@ fn targets() {
         ("image: i, resources: {limits: {memory: lots}}", "E_BAD_MEMORY"),
         ("image: i, resources: {limits: {cpu: x}}", "E_BAD_CPUS"),
         ("image: i, resources: {limit: {cpu: 1}}", "E_UNKNOWN_KEY"),
+        ("image: i, resources: {limits: {disk: 1}}", "E_BAD_RESOURCES"),
+        ("image: i, resources: {limits: {example.com/fpga: some}}", "E_BAD_RESOURCES"),
+        ("image: i, resources: {limits: {nvidia.com/gpu: -1}}", "E_BAD_GPUS"),
+        ("image: i, limits: {cpu: 1}", "E_UNKNOWN_KEY"),
+        ("image: i, limits: {cpus: none}", "E_BAD_CPUS"),
+        ("image: i, context: 3", "E_BAD_CONTEXT"),
+        ("image: i, scheduler_image: 3", "E_BAD_IMAGE"),
+        ("image: i, scheduler_storage: {size: 1Gi, claim: c}", "E_BAD_STORAGE"),
+        ("image: i, scheduler_storage: lots", "E_BAD_MEMORY"),
+        ("image: i, service_account: Bob Smith", "E_BAD_SERVICE_ACCOUNT"),
+        ("image: i, worker_service_account: Bob", "E_BAD_WORKER_SERVICE_ACCOUNT"),
+        ("image: i, ephemeral_storage: 0", "E_NONPOSITIVE_MEMORY"),
+        ("image: i, env: {A: {secret: s}}", "E_BAD_ENV"),
+        ("image: i, env: {A: {secretKeyRef: {name: s}}}", "E_BAD_ENV"),
+        ("image: i, env: {SCALABLE_X: 1}", "E_RESERVED_NAME"),
+        ("image: i, env: {1A: 1}", "E_BAD_NAME"),
+        ("image: i, env: [{name: A, valu: 1}]", "E_UNKNOWN_KEY"),
+        ("image: i, env_from: {secretRef: {name: s}}", "E_BAD_ENV"),
+        ("image: i, env_from: [{prefix: P}]", "E_BAD_ENV"),
+        ("image: i, tolerations: [{key: a, operator: Is}]", "E_BAD_TOLERATIONS"),
+        ("image: i, tolerations: [{ky: a}]", "E_UNKNOWN_KEY"),
+        ("image: i, node_selector: {a: b c}", "E_BAD_NODE_SELECTOR"),
+        ("image: i, labels: {a b: c}", "E_BAD_LABELS"),
+        ("image: i, labels: {scalable.io/run: c}", "E_RESERVED_NAME"),
+        ("image: i, annotations: [a]", "E_BAD_ANNOTATIONS"),
+        ("image: i, image_pull_policy: Sometimes", "E_BAD_IMAGE_PULL_POLICY"),
+        ("image: i, image_pull_secrets: [3]", "E_TYPE"),
+        ("image: i, priority_class: [a]", "E_BAD_PRIORITY_CLASS"),
+        ("image: i, volumes: {name: a}", "E_BAD_VOLUMES"),
+        ("image: i, volumes: [{mount: /a, claim: c}]", "E_BAD_VOLUMES"),
+        ("image: i, volumes: [{name: a, mount: /a}]", "E_BAD_VOLUMES"),
+        ("image: i, volumes: [{name: a, claim: c}]", "E_BAD_VOLUMES"),
+        ("image: i, volumes: [{name: a, mount: a, claim: c}]", "E_BAD_VOLUMES"),
+        ("image: i, volumes: [{name: a, mount: /a, claim: c, secret: s}]", "E_BAD_VOLUMES"),
+        ("image: i, volumes: [{name: scalable-a, mount: /a, claim: c}]", "E_RESERVED_NAME"),
+        ("image: i, pod_patch: [a]", "E_BAD_POD_PATCH"),
+        ("image: i, pod_patch: {spec: {restartPolicy: Always}}", "E_BAD_POD_PATCH"),
+        ("image: i, pod_patch: {affinity: {}}", "E_UNKNOWN_KEY"),
+        ("image: i, pod_security: privileged", "E_BAD_POD_SECURITY"),
+        ("image: i, run_as: {user: 0}", "E_BAD_RUN_AS"),
+        ("image: i, run_as: {user: root}", "E_BAD_RUN_AS"),
+        ("image: i, inject: maybe", "E_BAD_INJECT"),
+        ("image: i, drain_timeout: soon", "E_BAD_DURATION"),
+        ("image: i, start_deadline: 0", "E_BAD_DURATION"),
+        ("image: i, node_autoscaling: 3", "E_BAD_NODE_AUTOSCALING"),
     ] {
         assert_eq!(errors(&Case::new(&target(&format!("provider: kubernetes, {keys}"))).findings()), [code], "{keys}");
     }
@@ -235,6 +280,14 @@ fn targets() {
             "4:29 W_UNKNOWN_K8S_OPTION targets.t.adapt_min",
             "4:6 W_PROVIDER_UNAVAILABLE targets.t.provider",
         ],
+    );
+    // What is above the target's limits is cut to them, and said.
+    let clipped = "image: i, resources: {requests: {cpu: 4, memory: 8G}}, limits: {cpus: 2, memory: 16G}";
+    let finding = "W_CLIPPED targets.t.resources";
+    assert!(places(&Case::new(&target(&format!("provider: kubernetes, {clipped}"))).findings()).iter().any(|p| p.ends_with(finding)));
+    check(
+        &target("provider: kubernetes, image: i, walltime: 1h"),
+        &["4:39 W_NO_EFFECT targets.t.walltime", "4:6 W_PROVIDER_UNAVAILABLE targets.t.provider"],
     );
     assert_eq!(errors(&Case::new(&target("provider: aws, cluster_type: eks")).findings()), ["E_INVALID_CLUSTER_TYPE"]);
     assert!(places(&Case::new(&target("provider: gcp")).findings()).iter().any(|p| p.contains("W_MISSING_PROJECT_ID")));

@@ -8,7 +8,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use scalable_manifest::{KubernetesOptions, SchedulerStorage};
+use scalable_manifest::{KubernetesOptions, SchedulerStorage, quantity};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -156,11 +156,11 @@ impl Launch {
     fn pod_spec(&self) -> Value {
         let options = &self.options;
         let state = match &options.scheduler_storage {
-            SchedulerStorage::Size(bytes) => json!({ "name": "state", "emptyDir": { "sizeLimit": bytes.to_string() } }),
+            SchedulerStorage::Size(bytes) => json!({ "name": "state", "emptyDir": { "sizeLimit": quantity(*bytes) } }),
             SchedulerStorage::Claim(name) => json!({ "name": "state", "persistentVolumeClaim": { "claimName": name } }),
         };
         let size =
-            json!({ "cpu": cpu_quantity(options.scheduler_milli_cpus), "memory": options.scheduler_memory_bytes.to_string() });
+            json!({ "cpu": cpu_quantity(options.scheduler_milli_cpus), "memory": quantity(options.scheduler_memory_bytes) });
         // It may use what is idle of cpus; memory beyond its request would make it the first to go.
         let memory = json!({ "cpu": cpu_quantity(options.scheduler_milli_cpus.max(1000)), "memory": size["memory"] });
         let probe = json!({

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use scalable_manifest::{Amounts, Component, KubernetesOptions, Manifest, PodSecurity};
+use scalable_manifest::{Amounts, Component, KubernetesOptions, Manifest, PodSecurity, quantity};
 use serde_json::{Map, Value, json};
 
 use crate::names;
@@ -23,7 +23,7 @@ pub const TAGS_ANNOTATION: &str = "scalable.io/tags";
 
 /// Where the worker's program is put.
 pub const BIN_DIRECTORY: &str = "/scalable/bin";
-/// Where the credentials are mounted: `token` and `ca.crt`.
+/// Where the credentials are mounted, a file each.
 pub const CREDENTIALS_DIRECTORY: &str = "/scalable/credentials";
 /// `HOME`, `TMPDIR` and everything that is written.
 pub const SCRATCH_DIRECTORY: &str = "/scalable/scratch";
@@ -99,7 +99,6 @@ pub fn pool(
         maximum: manifest.target.workers_max,
         drain_timeout_ms: options.drain_timeout_ms,
         start_deadline_ms: options.start_deadline_ms,
-        fixed_nodes: !options.node_autoscaling,
         template: worker.template()?,
     })
 }
@@ -210,7 +209,9 @@ impl Worker<'_> {
         let mut args: Vec<String> = [
             ("--address", self.context.address.as_str()),
             ("--cluster-id", self.context.cluster_id.as_str()),
+            ("--credentials", CREDENTIALS_DIRECTORY),
             ("--name", "$(SCALABLE_POD_NAME)"),
+            ("--uid", "$(SCALABLE_POD_UID)"),
             ("--pool", self.component.name.as_str()),
             ("--components", self.component.name.as_str()),
         ]
@@ -229,8 +230,8 @@ impl Worker<'_> {
             flag("--resource", format!("{name}={amount}"));
         }
         flag("--drain-deadline", format!("{}ms", self.options.drain_timeout_ms));
-        flag("--token-file", format!("{CREDENTIALS_DIRECTORY}/token"));
         flag("--peer-address", format!("0.0.0.0:{PEER_PORT}"));
+        flag("--advertise", format!("$(SCALABLE_POD_IP):{PEER_PORT}"));
         flag("--directory", format!("{SCRATCH_DIRECTORY}/worker"));
         args
     }
@@ -260,7 +261,7 @@ impl Worker<'_> {
             limits.insert("cpu".to_owned(), cpus);
         }
         if self.component.memory_bytes.is_some() {
-            let bytes = self.size.memory_bytes.to_string();
+            let bytes = quantity(self.size.memory_bytes);
             requests.insert("memory".to_owned(), bytes.clone());
             limits.insert("memory".to_owned(), bytes);
         }
@@ -269,8 +270,8 @@ impl Worker<'_> {
             requests.insert("cpu".to_owned(), cpu_quantity(self.size.milli_cpus));
         }
         if let Some(bytes) = self.options.ephemeral_storage_bytes {
-            requests.insert("ephemeral-storage".to_owned(), bytes.to_string());
-            limits.insert("ephemeral-storage".to_owned(), bytes.to_string());
+            requests.insert("ephemeral-storage".to_owned(), quantity(bytes));
+            limits.insert("ephemeral-storage".to_owned(), quantity(bytes));
         }
         for amounts in [&mut requests, &mut limits] {
             self.clip(amounts);
@@ -293,7 +294,7 @@ impl Worker<'_> {
             amounts.insert("cpu".to_owned(), cpu_quantity(milli));
         }
         if let Some(bytes) = clip.memory_bytes.filter(|bytes| above(amounts, "memory", *bytes, 1000)) {
-            amounts.insert("memory".to_owned(), bytes.to_string());
+            amounts.insert("memory".to_owned(), quantity(bytes));
         }
     }
 
@@ -309,10 +310,9 @@ impl Worker<'_> {
     }
 
     fn volumes(&self) -> Vec<Value> {
-        let mode = if self.options.pod_security == PodSecurity::Restricted { json!(0o440) } else { json!(0o444) };
-        let scratch = json!({ "sizeLimit": self.options.ephemeral_storage_bytes.map(|bytes| bytes.to_string()) });
+        let scratch = json!({ "sizeLimit": self.options.ephemeral_storage_bytes.map(quantity) });
         let mut volumes = vec![
-            json!({ "name": CREDENTIALS_VOLUME, "secret": { "secretName": self.context.secret, "defaultMode": mode } }),
+            json!({ "name": CREDENTIALS_VOLUME, "secret": { "secretName": self.context.secret, "defaultMode": 0o440 } }),
             json!({ "name": SCRATCH_VOLUME, "emptyDir": scratch }),
         ];
         if self.options.inject {
@@ -367,7 +367,8 @@ fn pod_security(options: &KubernetesOptions) -> Value {
         "runAsNonRoot": restricted.then_some(true),
         "runAsUser": id(options.run_as.user),
         "runAsGroup": id(options.run_as.group),
-        "fsGroup": id(options.run_as.fs_group),
+        // Whoever the image's user is, the group may read the credentials, and nobody else.
+        "fsGroup": options.run_as.fs_group.unwrap_or(USER),
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": { "type": "RuntimeDefault" },
     })

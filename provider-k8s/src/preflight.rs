@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::StreamExt;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod, PodSpec, ResourceQuota};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodSpec, ResourceQuota};
 use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
 use scalable_provider::ReasonClass;
@@ -46,6 +46,7 @@ pub async fn preflight(client: &Client, launch: &Launch) -> Result<Preflight, La
         return Err(error_of(message, "use fewer components in one run, or a shorter `pod_patch`"));
     }
     let mut found = Preflight { not_now: quotas(client, launch).await?, name_free: true };
+    nodes(client, launch, &mut found).await?;
     dry_runs(client, launch, &root, &mut found).await?;
     Ok(found)
 }
@@ -127,6 +128,38 @@ async fn quotas(client: &Client, launch: &Launch) -> Result<Vec<String>, LaunchE
         }
     }
     Ok(later)
+}
+
+/// Compares every pod with the largest node, where nodes may be listed.
+async fn nodes(client: &Client, launch: &Launch, found: &mut Preflight) -> Result<(), LaunchError> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let Ok(nodes) = nodes.list(&ListParams::default()).await else { return Ok(()) };
+    let allocatable = nodes.items.into_iter().filter_map(|node| node.status?.allocatable).collect::<Vec<_>>();
+    let largest = |key: &str| {
+        let amounts = allocatable.iter().filter_map(|amounts| Some((quantity(&amounts.get(key)?.0)?, amounts.get(key)?.0.clone())));
+        amounts.max_by_key(|(amount, _)| *amount)
+    };
+    for pool in &launch.pools {
+        let Some(spec) = &pool.template.spec else { continue };
+        let needs = needs(spec);
+        for key in ["cpu", "memory"] {
+            let (Some(need), Some((most, words))) = (needs.get(key), largest(key)) else { continue };
+            if *need <= most {
+                continue;
+            }
+            let message = format!(
+                "a worker of component `{}` asks for {} {key}, and the largest of {} nodes has {words}",
+                pool.name,
+                thousandths(*need),
+                allocatable.len()
+            );
+            if !launch.options.node_autoscaling {
+                return Err(error_of(message, "ask for less; `node_autoscaling: false` says that no larger node will come"));
+            }
+            found.not_now.push(message);
+        }
+    }
+    Ok(())
 }
 
 fn thousandths(amount: u128) -> String {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::{Event, HostAlias, Pod};
 use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, Error};
 use scalable_provider::{Reason, ReasonClass};
@@ -247,7 +247,18 @@ pub fn pod_of(settings: &Settings, pool: &Pool, slot: &Slot, incarnation: u32) -
         (ORDINAL_ANNOTATION.to_owned(), slot.ordinal.to_string()),
         (INCARNATION_ANNOTATION.to_owned(), incarnation.to_string()),
     ]);
-    Pod { metadata, spec: pool.template.spec.clone(), status: None }
+    let mut spec = pool.template.spec.clone();
+    if let (Some(spec), Some(alias)) = (&mut spec, host_alias(settings)) {
+        spec.host_aliases.get_or_insert_default().push(alias);
+    }
+    Pod { metadata, spec, status: None }
+}
+
+/// The scheduler's name in the pod's own list of hosts: workers find it where the cluster's names cannot be resolved.
+fn host_alias(settings: &Settings) -> Option<HostAlias> {
+    let host = settings.address.rsplit_once(':').map_or(settings.address.as_str(), |(host, _)| host);
+    let ip = settings.service_ip.clone().filter(|_| !host.is_empty())?;
+    Some(HostAlias { ip, hostnames: Some(vec![host.to_owned()]) })
 }
 
 /// Selects the worker pods of a run.

@@ -79,9 +79,6 @@ pub struct Pool {
     pub drain_timeout_ms: u64,
     /// Longest way from the creation of a pod to its program running, milliseconds; what takes longer is replaced.
     pub start_deadline_ms: u64,
-    /// A request above every node of today never fits: no autoscaler adds larger ones.
-    #[serde(default)]
-    pub fixed_nodes: bool,
     /// What a pod is made from. Name and owner are filled in.
     pub template: PodTemplateSpec,
 }

@@ -9,6 +9,7 @@ use crate::diagnostic::{At, Sink, show};
 use crate::fields::{Fields, describe};
 use crate::model::Target;
 use crate::node::Node;
+use crate::units::quantity;
 
 /// Most entries of a list or mapping of a pod.
 const ENTRIES_MAX: usize = 500;
@@ -93,7 +94,7 @@ pub(super) fn resources(fields: &Fields<'_>, target: &mut Target, sink: &mut Sin
             quantities.insert("cpu".to_owned(), cpu_quantity(milli));
         }
         if let Some(bytes) = bytes {
-            quantities.insert("memory".to_owned(), bytes.to_string());
+            quantities.insert("memory".to_owned(), quantity(bytes));
         }
         for (key, node) in amounts.entries().iter().filter(|(key, _)| !matches!(key.text.as_str(), "cpu" | "memory")) {
             other_resource(&amounts, &key.text, node, quantities, target, sink);
@@ -118,7 +119,7 @@ fn other_resource(
     let path = amounts.child(key);
     if key == "ephemeral-storage" || key.starts_with("hugepages-") {
         if let Some(bytes) = memory(amounts, key, sink) {
-            quantities.insert(key.to_owned(), bytes.to_string());
+            quantities.insert(key.to_owned(), quantity(bytes));
         }
         return;
     }
