@@ -32,7 +32,8 @@ impl Validity {
     /// From now on for so long, and from some minutes before: clocks differ.
     pub fn of(lifetime: Duration) -> Validity {
         let now = SystemTime::now();
-        Validity { from: now - CLOCK_SKEW, until: now + lifetime }
+        // A certificate knows seconds: the last one begun counts whole.
+        Validity { from: now - CLOCK_SKEW, until: now + lifetime + Duration::from_secs(1) }
     }
 }
 

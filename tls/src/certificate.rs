@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -20,6 +20,8 @@ pub struct Certificate(Arc<RwLock<Option<Held>>>);
 struct Held {
     key: Arc<CertifiedKey>,
     since: Instant,
+    /// By the other clock: only that one goes on while the machine sleeps.
+    until: SystemTime,
     lifetime: Duration,
 }
 
@@ -40,7 +42,7 @@ impl Certificate {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
         let key = CertifiedKey::from_der(chain, key, &crypto::aws_lc_rs::default_provider())
             .map_err(|error| TlsError::Certificate(format!("the certificate cannot be used: {error}")))?;
-        let held = Held { key: Arc::new(key), since: Instant::now(), lifetime };
+        let held = Held { key: Arc::new(key), since: Instant::now(), until: SystemTime::now() + lifetime, lifetime };
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(held);
         Ok(())
     }
@@ -52,7 +54,7 @@ impl Certificate {
 
     /// True while there is one that has not expired.
     pub fn is_good(&self) -> bool {
-        self.held().is_some_and(|held| held.since.elapsed() < held.lifetime)
+        self.held().is_some_and(|held| held.since.elapsed() < held.lifetime && SystemTime::now() < held.until)
     }
 
     /// When it is to be renewed: at two thirds of its lifetime. Nothing while there is none.

@@ -14,5 +14,6 @@ mod kills;
 mod limits;
 mod resources;
 mod scale;
+mod secured;
 mod strangers;
 mod workflow;
