@@ -21,6 +21,7 @@ mod paths;
 mod plan;
 mod ports;
 mod preview;
+mod scaling;
 mod sections;
 mod sizes;
 mod substitution;

@@ -131,6 +131,8 @@ pub struct Target {
     pub workers_min: u32,
     /// Most workers.
     pub workers_max: u32,
+    /// How pools scale between the two.
+    pub scaling: Scaling,
     /// For provider `local`.
     pub local: Option<LocalOptions>,
     /// All options as resolved, for the provider.
@@ -143,6 +145,15 @@ impl Target {
     pub fn provider_available(&self) -> bool {
         self.provider == crate::target::LOCAL
     }
+}
+
+/// How a target's pools scale: the section `adaptive` beyond its bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scaling {
+    /// The planner's dials.
+    pub parameters: scalable_core::planner::Parameters,
+    /// Most workers of all pools together.
+    pub max_total: Option<u32>,
 }
 
 /// What one worker has, as far as the manifest says.

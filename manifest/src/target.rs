@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::diagnostic::{At, Sink, show, show_names, suggestion};
 use crate::fields::{Fields, check_name, describe};
-use crate::model::{LocalOptions, Target, WorkerSize};
+use crate::model::{LocalOptions, Scaling, Target, WorkerSize};
 use crate::node::Node;
 use crate::parameters::amount;
+use crate::scaling::workers;
 use crate::sections::{one_of, section};
 use crate::units;
 
@@ -18,8 +19,6 @@ const PROVIDERS: [&str; 5] = [LOCAL, "kubernetes", "slurm", "aws", "gcp"];
 const LOCAL_WORKERS_MAX: i64 = 1_000;
 /// Most cpus of a local worker.
 const LOCAL_THREADS_MAX: i64 = 4_096;
-/// Most workers of a cluster.
-const WORKERS_MAX: i64 = 100_000;
 
 /// Chooses the target: the one asked for, else `SCALABLE_TARGET`, else the one named `local`, else the first of provider `local`,
 /// else the first. All commands choose alike, so that `plan` names what `run` runs. Nothing when there is none to choose.
@@ -95,6 +94,7 @@ fn implicit_local(components: usize) -> Target {
         worker: WorkerSize::default(),
         workers_min: max_workers,
         workers_max: max_workers,
+        scaling: Scaling::default(),
         local: Some(LocalOptions { max_workers, threads_per_worker: 1 }),
         options: serde_json::json!({ "provider": LOCAL }),
         at: At::default(),
@@ -303,26 +303,6 @@ fn of_type<'n, T: ?Sized + 'n>(
         let path = fields.child(key);
         sink.error(code, &path, node.at, format!("'{path}' must be {expected} (got {})", describe(node)));
     }
-}
-
-/// `n_workers` and `adaptive` of the cluster providers.
-fn workers(fields: &Fields<'_>, target: &mut Target, sink: &mut Sink) {
-    let count = fields.int("n_workers", 1..=WORKERS_MAX, "E_BAD_N_WORKERS", sink).unwrap_or(1) as u32;
-    (target.workers_min, target.workers_max) = (count, count);
-    let Some(node) = fields.get("adaptive") else { return };
-    if let Some(on) = node.as_bool() {
-        (target.workers_min, target.workers_max) = if on { (1, 10) } else { (count, count) };
-        return;
-    }
-    let Some(adaptive) = Fields::open(node, &fields.child("adaptive"), sink) else { return };
-    adaptive.only(&["minimum", "maximum"], sink);
-    let minimum = adaptive.int("minimum", 0..=WORKERS_MAX, "E_BAD_ADAPTIVE", sink).unwrap_or(1) as u32;
-    let maximum = adaptive.int("maximum", 1..=WORKERS_MAX, "E_BAD_ADAPTIVE", sink).map_or(minimum.max(10), |n| n as u32);
-    if minimum > maximum {
-        let message = format!("'{}': minimum {minimum} is above maximum {maximum}", adaptive.path);
-        sink.error("E_BAD_ADAPTIVE", &adaptive.path, adaptive.at, message);
-    }
-    (target.workers_min, target.workers_max) = (minimum, maximum.max(minimum));
 }
 
 /// `resources: {requests, limits}`: a worker has its limits, else its requests.

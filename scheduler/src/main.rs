@@ -12,9 +12,10 @@ use clap::Parser;
 use scalable_core::scheduler::Config;
 use scalable_proto::v1;
 use scalable_provider::local::{LocalOptions, LocalProvider, LocalWorkers};
-use scalable_scheduler::admission::{Admission, AdmissionFile, AnyOf};
+use scalable_scheduler::admission::{Admission, AdmissionFile, AdmissionTable, AnyOf};
 use scalable_scheduler::auth::read_token;
 use scalable_scheduler::content_store::{ContentStore, StoreAt};
+use scalable_scheduler::dials::Dials;
 use scalable_scheduler::door::Door;
 use scalable_scheduler::gate::Gate;
 use scalable_scheduler::http::{Access, Site};
@@ -217,6 +218,8 @@ struct Secured {
     authority: Arc<Authority>,
     certificate: Certificate,
     gate: Gate,
+    /// Workers that a provider observes: whoever starts one fills it.
+    admission: AdmissionTable,
 }
 
 impl Secured {
@@ -230,6 +233,7 @@ impl Secured {
             trust: credentials.trust,
             authority: Arc::new(credentials.authority),
             certificate,
+            admission: AdmissionTable::default(),
         })
     }
 
@@ -238,10 +242,13 @@ impl Secured {
     }
 
     fn signer(&self, options: &Options) -> Signer {
-        let named = options.admit.clone().map(|file| Box::new(AdmissionFile(file)) as Box<dyn Admission>);
+        let mut known: Vec<Box<dyn Admission>> = vec![Box::new(self.admission.clone())];
+        if let Some(file) = &options.admit {
+            known.push(Box::new(AdmissionFile(file.clone())));
+        }
         Signer {
             authority: self.authority.clone(),
-            admission: Box::new(AnyOf(named.into_iter().collect())),
+            admission: Box::new(AnyOf(known)),
             trust_proxy: options.trust_proxy,
             lifetime: options.certificate_lifetime(),
         }
@@ -294,17 +301,13 @@ fn start_provider(
         _ => "scalable-worker".into(),
     };
     let custom = workers.custom.iter().map(|(name, amount)| v1::NamedAmount { name: name.clone(), amount: *amount });
-    let pool = provision::Pool {
-        name: workers.pool.clone(),
-        components: workers.components.clone(),
-        capacity: v1::Resources {
-            milli_cpus: workers.milli_cpus,
-            memory_bytes: workers.memory_bytes.unwrap_or(u64::MAX),
-            gpus: workers.gpus,
-            custom: custom.collect(),
-        },
-        workers: workers.workers,
+    let capacity = v1::Resources {
+        milli_cpus: workers.milli_cpus,
+        memory_bytes: workers.memory_bytes.unwrap_or(u64::MAX),
+        gpus: workers.gpus,
+        custom: custom.collect(),
     };
+    let (name, components, count) = (workers.pool.clone(), workers.components.clone(), workers.workers);
     let provider = LocalProvider::start(LocalOptions {
         program,
         address: address.to_owned(),
@@ -313,7 +316,18 @@ fn start_provider(
         workers,
     })
     .context("start the local provider")?;
-    let (seen, stop) = provision::start(provider, pool).context("start the provider's thread")?;
+    let (seen, stop) = match &options.scale {
+        None => provision::fixed::start(provider, provision::fixed::Pool { name, components, capacity, workers: count }),
+        Some(json) => {
+            let dials = Dials::parse(json).map_err(|problem| anyhow::anyhow!("--scale: {problem}"))?;
+            let (minimum, maximum) = (dials.minimum.unwrap_or(0), dials.maximum.unwrap_or(count));
+            let pool = provision::scaled::Pool { name, components, capacity, minimum, maximum, minimum_at_once: false };
+            let scale =
+                provision::scaled::Scale { pools: vec![pool], parameters: dials.parameters(), max_total: dials.max_total };
+            provision::scaled::start(provider, scale)
+        }
+    }
+    .context("start the provider's thread")?;
     Ok((seen, Some(stop)))
 }
 

@@ -57,6 +57,9 @@ pub struct Options {
     /// Start and keep this many workers on this machine (JSON).
     #[arg(long, value_name = "JSON")]
     pub local_workers: Option<String>,
+    /// Scale pools with their work; how (JSON, see `dials`). With `--local-workers` between its `minimum` and `maximum`.
+    #[arg(long, value_name = "JSON", hide = true)]
+    pub scale: Option<String>,
     /// Standard input is a pipe: when it closes, cancel every run, stop the workers and end.
     #[arg(long)]
     pub lifeline: bool,
