@@ -112,20 +112,18 @@ impl Admission for AdmissionFile {
     }
 }
 
-/// Whom one of several admits. The last answer counts where all refuse, but "not yet" before "never".
+/// Whom one of several admits. Where all refuse, "never" counts before "not yet": it comes from one that knows the name.
 pub struct AnyOf(pub Vec<Box<dyn Admission>>);
 
 impl Admission for AnyOf {
     fn admit(&self, name: &str, uid: &str, address: Option<IpAddr>) -> Result<(), NotAdmitted> {
         let mut refused = NotAdmitted::NotYet("nothing says here which workers are this cluster's".to_owned());
-        let mut first = true;
         for admission in &self.0 {
             match admission.admit(name, uid, address) {
                 Ok(()) => return Ok(()),
-                Err(why) if first || matches!(why, NotAdmitted::NotYet(_)) => refused = why,
+                Err(why) if matches!(refused, NotAdmitted::NotYet(_)) => refused = why,
                 Err(_) => {}
             }
-            first = false;
         }
         Err(refused)
     }
@@ -176,6 +174,7 @@ mod tests {
         }
         let any = AnyOf(vec![Box::new(AdmissionTable::default()), Box::new(file)]);
         assert_eq!(any.admit("w", "u", ip(1)), Ok(()));
+        assert!(matches!(any.admit("w", "u", ip(2)), Err(NotAdmitted::Never(_))), "one of them knows the name");
         assert!(any.admit("unknown", "u", ip(1)).is_err() && AnyOf(Vec::new()).admit("w", "u", ip(1)).is_err());
     }
 }

@@ -146,7 +146,6 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, cluster_id: Arc<st
             let shaken = tokio::time::timeout(HANDSHAKE_MAX, shake(acceptor, tcp)).await.unwrap_or_else(|_| {
                 Err(io::Error::new(io::ErrorKind::TimedOut, "its handshake took too long"))
             });
-            drop(permit);
             match shaken {
                 Ok(stream) => {
                     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
@@ -156,6 +155,8 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, cluster_id: Arc<st
                 }
                 Err(error) => tracing::debug!(%address, %error, "a connection did not get through its handshake"),
             }
+            // Only now: connections that nobody has taken yet count as well.
+            drop(permit);
         });
     }
 }
