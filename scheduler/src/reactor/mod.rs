@@ -301,7 +301,7 @@ impl Reactor {
     fn handle(&mut self, frame: Inbound) {
         match frame {
             Inbound::WorkerControlOpened(id, hello, out) => self.worker_control_opened(id, hello, out),
-            Inbound::WorkerDataOpened(id, bind, out) => self.worker_data_opened(id, &bind, out),
+            Inbound::WorkerDataOpened(id, (bind, worker), out) => self.worker_data_opened(id, &bind, worker.as_deref(), out),
             Inbound::WorkerControl(id, frame) => self.worker_control(id, frame),
             Inbound::WorkerData(id, frame) => self.worker_data(id, frame),
             Inbound::ClientControlOpened(id, hello, out) => self.client_control_opened(id, &hello, out),

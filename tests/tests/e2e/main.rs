@@ -15,5 +15,6 @@ mod limits;
 mod resources;
 mod scale;
 mod scaling;
+mod secured;
 mod strangers;
 mod workflow;
