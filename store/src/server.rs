@@ -19,7 +19,7 @@ use tokio::task::LocalSet;
 
 use crate::transport::Stream;
 use crate::wire::{Code, Instance, abstract_name};
-use crate::{BlobDirectory, Capability, Denied, Digest, Key, ObjectKey, Store, now_ms, sys};
+use crate::{BlobDirectory, Capability, Denied, Digest, FileIndex, Key, ObjectKey, Store, now_ms, sys};
 
 /// How a server behaves.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct ServerOptions {
     pub uploads: Option<BlobDirectory>,
     /// Largest upload in bytes.
     pub upload_bytes_max: u64,
+    /// Files that are served by their digests from where they lie.
+    pub files: Option<FileIndex>,
 }
 
 impl ServerOptions {
@@ -58,6 +60,7 @@ impl ServerOptions {
             idle: Duration::from_secs(60),
             uploads: None,
             upload_bytes_max: 256 << 20,
+            files: None,
         }
     }
 }
