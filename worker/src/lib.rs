@@ -25,6 +25,7 @@ pub mod options;
 pub mod pattern;
 pub mod process;
 pub mod publish;
+pub mod remote;
 pub mod spawn;
 pub mod stage;
 pub mod takeover;

@@ -19,6 +19,8 @@ use scalable_store::{
     ObjectId, ObjectKey, PeerServer, Pinned, Pressure, ServerOptions, Store, StoreOptions, now_ms,
 };
 
+use crate::remote::Remote;
+
 use super::program::{EXECUTABLE_BYTES_MAX, Executables, Local};
 
 /// Bytes of programs that are kept, in all.
@@ -118,6 +120,7 @@ pub struct Objects {
     /// By group and index: what is kept here of it.
     here: FxHashMap<(u32, u32), ObjectId>,
     programs: Arc<Programs>,
+    remote: Arc<Remote>,
     key: Option<ObjectKey>,
 }
 
@@ -129,7 +132,10 @@ impl Objects {
     pub fn start(options: ObjectOptions) -> io::Result<Self> {
         let spill = options.directory.join("objects");
         let store = Store::open(StoreOptions::new(&spill, options.memory_bytes_max))?;
-        let server = PeerServer::start(ServerOptions { threads: 1, ..ServerOptions::new(options.peer_address) }, store.clone())?;
+        let remote = Arc::new(Remote::start(options.directory.join("runs"), options.host.clone())?);
+        let files = Some(remote.files().clone());
+        let serving = ServerOptions { threads: 1, files, ..ServerOptions::new(options.peer_address) };
+        let server = PeerServer::start(serving, store.clone())?;
         let fetcher = Fetcher::start(FetcherOptions { host: options.host, ..FetcherOptions::new(store.pool().clone()) })?;
         let programs = Arc::new(Programs {
             local: Local::new(options.executables),
@@ -138,12 +144,17 @@ impl Objects {
             source: RwLock::default(),
             blobs: Mutex::default(),
         });
-        Ok(Objects { store, fetcher, server, peers: FxHashMap::default(), here: FxHashMap::default(), programs, key: None })
+        Ok(Objects { store, fetcher, server, peers: FxHashMap::default(), here: FxHashMap::default(), programs, remote, key: None })
     }
 
     /// Where peers are answered.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// Files of runs whose directory is not here.
+    pub fn remote(&self) -> &Arc<Remote> {
+        &self.remote
     }
 
     /// Finds programs, for helpers.
@@ -158,13 +169,16 @@ impl Objects {
             self.server.set_key(key.clone());
         }
         let source = key.clone().zip(Some(store_address.to_owned()).filter(|address| !address.is_empty()));
+        self.remote.welcome(key.clone(), store_address);
         *self.programs.source.write().unwrap_or_else(PoisonError::into_inner) = source;
         self.key = key;
     }
 
     /// A peer is there, or has moved.
     pub fn peer(&mut self, peer: u32, address: String, host: String) {
-        self.peers.insert(peer, Holder { address, host });
+        let holder = Holder { address, host };
+        self.remote.peer(peer, holder.clone());
+        self.peers.insert(peer, holder);
     }
 
     /// Keeps a result that a host has passed.
