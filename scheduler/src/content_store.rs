@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use rustc_hash::FxHashMap;
 use scalable_proto::v1;
 use scalable_store::{
-    BlobDirectory, Content, Digest, Keep, ObjectKey, PeerServer, Pinned, ServerOptions, Store, StoreOptions, now_ms,
+    BlobDirectory, Content, Digest, FileIndex, Keep, ObjectKey, PeerServer, Pinned, ServerOptions, Store, StoreOptions, now_ms,
 };
 
 /// Largest content that is taken.
@@ -31,6 +31,7 @@ pub struct ContentStore {
     server: PeerServer,
     uploads: BlobDirectory,
     key: ObjectKey,
+    index: FileIndex,
     /// Files of clients on this machine that are served as they lie.
     files: Mutex<FxHashMap<Digest, Pinned>>,
 }
@@ -46,9 +47,16 @@ impl ContentStore {
         let mut options = ServerOptions::new(address);
         options.uploads = Some(uploads.clone());
         options.upload_bytes_max = CONTENT_BYTES_MAX;
+        let index = FileIndex::new();
+        options.files = Some(index.clone());
         let server = PeerServer::start(options, store.clone())?;
         server.set_key(key.clone());
-        Ok(ContentStore { store, server, uploads, key, files: Mutex::default() })
+        Ok(ContentStore { store, server, uploads, key, index, files: Mutex::default() })
+    }
+
+    /// Files that are served from where they lie.
+    pub fn index(&self) -> &FileIndex {
+        &self.index
     }
 
     /// Where it answers peers.

@@ -14,6 +14,7 @@ use scalable_scheduler::auth::Token;
 use scalable_scheduler::content_store::ContentStore;
 use scalable_scheduler::door::Door;
 use scalable_scheduler::options::Options;
+use scalable_scheduler::output_store::OutputStore;
 use scalable_scheduler::reactor::{Identity, Lifetime, Reactor, Stop, Surroundings};
 use scalable_scheduler::{http, provision, records, serve, snapshot};
 use scalable_store::ObjectKey;
@@ -52,6 +53,9 @@ async fn run(options: Options) -> Result<()> {
     let store_at = SocketAddr::new(options.listen.ip(), 0);
     let store = ContentStore::start(&options.state_dir.join("store"), store_at, object_key.clone())
         .with_context(|| format!("start the store in {}", options.state_dir.display()))?;
+    let limit = options.store_limit.unwrap_or(u64::MAX);
+    let (outputs, copied) =
+        OutputStore::start(store.index().clone(), object_key.clone(), limit).context("start the output store")?;
     let identity = Identity {
         cluster_id: random_hex(16)?,
         epoch: u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_millis())?,
@@ -78,7 +82,7 @@ async fn run(options: Options) -> Result<()> {
     }
 
     let (inbound_sender, inbound) = mpsc::channel(serve::INBOUND_FRAMES_MAX);
-    let routes = serve::Services::new(inbound_sender, store.into()).router(&token).await.context("build the services")?;
+    let routes = serve::Services::new(inbound_sender, store.into(), outputs.clone()).router(&token).await.context("build the services")?;
     let (served, ended) = oneshot::channel::<()>();
     // The server's own option for this is for listeners that it binds itself. Without it the end of a large frame waits 40 ms for
     // an acknowledgement that the peer delays.
@@ -99,7 +103,18 @@ async fn run(options: Options) -> Result<()> {
     config.suspect_after = options.suspect_after();
     config.lost_after_silence = options.lost_after_silence();
     config.lost_after_reset = options.lost_after_reset();
-    let surroundings = Surroundings { records: record_handle, recorded, seen, snapshots: publisher, stop };
+    let runs_dir = std::path::absolute(options.runs_dir.clone().unwrap_or_else(|| options.state_dir.join("runs")));
+    let surroundings = Surroundings {
+        records: record_handle,
+        recorded,
+        seen,
+        snapshots: publisher,
+        store: outputs,
+        copied,
+        runs_dir: runs_dir.context("resolve --runs-dir")?,
+        results_ttl: Duration::from_secs(options.results_ttl),
+        stop,
+    };
     let lifetime = Lifetime { exit_when_done: options.exit_when_done, idle_ttl: Duration::from_secs(options.idle_ttl) };
     announce(&identity, &link)?;
     tracing::info!(address = %identity.address, http = %identity.http, cluster_id = %identity.cluster_id, "ready");

@@ -17,6 +17,7 @@ mod blobs;
 mod capability;
 mod content;
 mod fetch;
+mod fetch_tree;
 mod files;
 mod id;
 mod ledger;
@@ -35,6 +36,7 @@ pub use content::{CHUNK_BYTES, Content, checksum};
 pub use fetch::{
     Fetch, FetchError, FetchMetrics, FetchRequest, Fetcher, FetcherOptions, FileError, FileFetch, FileRequest, Holder, PeerSpeed, SourceError, Upload, UploadRequest,
 };
+pub use fetch_tree::{TreeRequest, fetch_tree};
 pub use files::FileIndex;
 pub use id::{Digest, Key, ObjectId};
 pub use segment::{Released, Segment, SegmentPool, SegmentWriter};

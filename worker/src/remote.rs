@@ -20,7 +20,7 @@ use scalable_core::messages::OutcomeClass;
 use scalable_proto::v1::{LogReport, ObjectRef, OutputKind, OutputReport};
 use scalable_store::{
     Digest, FetchMetrics, Fetcher, FetcherOptions, FileError, FileFetch, FileIndex, FileRequest, Holder, ObjectKey, SegmentPool,
-    Tree, TreeNode, now_ms,
+    Tree, TreeNode, TreeRequest, fetch_tree, now_ms,
 };
 
 use crate::catalog::Group;
@@ -31,8 +31,6 @@ use crate::layout::{self, Place};
 const GRANT_MS: u64 = 3_600_000;
 /// Files of one tree that are asked for at once.
 const FILES_AHEAD: usize = 32;
-/// Largest manifest of a tree: what a million entries take.
-const MANIFEST_BYTES_MAX: u64 = 512 << 20;
 
 /// Why an attempt's inputs are not here.
 #[derive(Debug)]
@@ -239,45 +237,22 @@ impl Remote {
             let path = path.to_owned();
             move |error: io::Error| FileError::Disk { path, error }
         };
-        let holders = self.holders(object);
-        let digest = Digest::from_slice(&object.manifest).filter(|_| object.manifest_size <= MANIFEST_BYTES_MAX);
-        let digest = digest.ok_or_else(|| disk(target)(io::Error::other("its manifest has no digest or is too large")))?;
-        let manifest = layout::tree_manifest(target);
-        if fs::symlink_metadata(&manifest).is_err() {
-            let part = part_of(&manifest);
-            self.ask(digest, object.manifest_size, holders.clone(), &part)?.wait()?;
-            settle_file(&part, &manifest, 0o444)?;
+        let manifest = Digest::from_slice(&object.manifest);
+        let manifest = manifest.ok_or_else(|| disk(target)(io::Error::other("its manifest has no digest")))?;
+        let key = self.source.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(key, _)| key.clone());
+        let key = key.ok_or(FileError::Stopped)?;
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(disk(parent))?;
         }
-        let bytes = fs::read(&manifest).map_err(disk(&manifest))?;
-        let tree = Tree::decode(&bytes).map_err(|error| disk(&manifest)(io::Error::other(error.to_string())))?;
         let part = part_of(target);
-        fs::create_dir_all(&part).map_err(disk(&part))?;
-        let mut asked: VecDeque<(FileFetch, PathBuf, u32)> = VecDeque::new();
-        for (path, node) in tree.entries() {
-            // Relative, without `..`, and never through a link: that is what decoding has checked.
-            let to = part.join(OsStr::from_bytes(path));
-            match node {
-                TreeNode::Directory { .. } => fs::create_dir_all(&to).map_err(disk(&to))?,
-                TreeNode::File { mode, size, digest } => {
-                    let mode = 0o444 | (u32::from(*mode) & 0o111);
-                    asked.push_back((self.ask(*digest, *size, holders.clone(), &to)?, to, mode));
-                    if asked.len() >= FILES_AHEAD
-                        && let Some((fetch, at, mode)) = asked.pop_front()
-                    {
-                        fetch.wait()?;
-                        set_mode(&at, mode)?;
-                    }
-                }
-                // Nobody publishes any: what they lead to is published as content.
-                TreeNode::Link { .. } => {
-                    return Err(disk(&to)(io::Error::other("the tree has a link, which outputs have not")));
-                }
-            }
-        }
-        for (fetch, at, mode) in asked {
-            fetch.wait()?;
-            set_mode(&at, mode)?;
-        }
+        let request = TreeRequest {
+            manifest,
+            manifest_size: object.manifest_size,
+            holders: self.holders(object),
+            manifest_path: &layout::tree_manifest(target),
+            part: &part,
+        };
+        fetch_tree(&self.fetcher, &request, |digest| key.grant(digest.into(), now_ms() + GRANT_MS))?;
         if object.kind() == OutputKind::List
             && let Some(mark) = layout::list_mark(target)
         {
@@ -296,6 +271,7 @@ impl Remote {
             let path = objects.join(&report.name);
             report.held = true;
             if output.kind() == OutputKind::File {
+                report.executable = fs::symlink_metadata(&path).is_ok_and(|found| found.permissions().mode() & 0o111 != 0);
                 if let Some(digest) = Digest::from_slice(&report.digest) {
                     self.files.add(digest, path);
                 }
@@ -393,7 +369,8 @@ impl<'a> Ahead<'a> {
         else {
             return Ok(());
         };
-        let came = fetch.wait().and_then(|()| settle_file(&part, &target, 0o444));
+        let mode = if object.executable { 0o555 } else { 0o444 };
+        let came = fetch.wait().and_then(|()| settle_file(&part, &target, mode));
         if came.is_err() {
             // What is there of it is worth nothing to the next attempt, which may be told of another digest.
             let _ = fs::remove_file(&part);
