@@ -111,6 +111,14 @@ impl Client {
         Error::Lost { address: self.address().to_owned(), reason: "the session is over".to_owned() }
     }
 
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(crate) fn control(&self) -> ControlServiceClient<Channel> {
+        self.control.clone()
+    }
+
     /// The events of `run`, beginning with its state.
     ///
     /// # Errors
@@ -131,7 +139,7 @@ impl Client {
         Ok((shared, submitted.run))
     }
 
-    fn failed(&self, status: tonic::Status) -> Error {
+    pub(crate) fn failed(&self, status: tonic::Status) -> Error {
         Error::from_status(self.address(), &status)
     }
 
@@ -219,7 +227,7 @@ impl Client {
     }
 }
 
-fn refused(code: &str, message: String, help: &str) -> Error {
+pub(crate) fn refused(code: &str, message: String, help: &str) -> Error {
     Error::Refused { code: code.to_owned(), message, help: help.to_owned() }
 }
 

@@ -214,3 +214,152 @@ fn workers_that_see_nothing_run_an_ensemble_for_a_scheduler_that_sees_the_run() 
     }
     machines.stop();
 }
+
+#[test]
+fn a_scheduler_that_sees_nothing_either_gives_everything_back_to_the_user() {
+    if rootless() {
+        return;
+    }
+    let mut machines = Machines::start(Sandbox::new(), &[], &[]);
+    machines.worker("w1");
+    machines.worker("w2");
+    ensemble(&machines);
+    machines.run().expect(0);
+    let run = machines.last_run();
+    check_ensemble(&run);
+    let record = run.document("run.json");
+    assert_eq!((&record["status"], &record["fetched"]), (&Value::from("completed"), &Value::Bool(true)));
+    assert!(record.get("address").is_none() && record["source_manifest_path"].as_str().is_some_and(|path| !path.is_empty()));
+    machines.stop();
+}
+
+#[test]
+fn logs_of_attempts_that_failed_arrive_too() {
+    if rootless() {
+        return;
+    }
+    let mut machines = Machines::start(Sandbox::new(), &[], &[]);
+    machines.worker("w1");
+    machines.manifest(
+        r#"
+tasks:
+  fails: { component: model, retries: 1, shell: "echo said; echo complained >&2; exit 3" }
+components: { model: { cpus: 1, memory: 64M } }
+"#,
+    );
+    machines.run().expect(1).says(&["complained"]);
+    let run = machines.last_run();
+    for attempt in 1..=2 {
+        for (stream, said) in [("stdout", "said\n"), ("stderr", "complained\n")] {
+            let path = run.directory.join(format!("logs/fails/0.{attempt}.{stream}"));
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), said, "{}", path.display());
+        }
+    }
+    machines.stop();
+}
+
+#[test]
+fn an_output_that_is_lost_before_it_is_copied_is_made_again_once() {
+    if rootless() {
+        return;
+    }
+    // Nothing is copied: there is no room. So the only copy of what w1 has made is on w1.
+    let mut machines = Machines::start(Sandbox::new().short_leases(), &[], &["--store-limit", "1000"]);
+    machines.worker("w1");
+    machines.manifest(
+        r#"
+components: { model: { cpus: 1, memory: 64M } }
+tasks:
+  make: { component: model, shell: "head -c 100000 /dev/zero > {outputs.large}", outputs: { large: file } }
+  wait:
+    component: model
+    inputs: { large: "{make.large}" }
+    shell: "wc -c < {inputs.large} > {outputs.size}; until [ -e HERE/w2/go ] || [ -e HERE/w1/go ]; do sleep 0.1; done"
+    outputs: { size: file }
+  use: { component: model, inputs: { large: "{make.large}", size: "{wait.size}" }, shell: "cat {inputs.size} > {outputs.size}", outputs: { size: file } }
+"#,
+    );
+    let manifest = machines.sandbox.read("user/scalable.yaml");
+    let here = machines.sandbox.path(".").canonicalize().unwrap();
+    machines.sandbox.write("user/scalable.yaml", manifest.replace("HERE", &here.display().to_string()));
+    let running = machines.start_run();
+    let name = machines.last_run().name();
+    let status = |machines: &Machines| {
+        let finished = Running::start(machines.command(&["status", &name, "-o", "json"]), &machines.sandbox.path("."), "status");
+        finished.wait().stdout
+    };
+    until("the run to say that storage limits it", || status(&machines).contains("limited: storage").then_some(()));
+    until("the second task to run", || machines.sandbox.processes_of("sleep").first().map(|_| ()));
+    machines.worker("w2");
+    machines.workers[0].signal(Signal::SIGKILL);
+    machines.workers.remove(0).wait();
+    machines.sandbox.write("w2/go", "");
+    until("the last task to be over", || {
+        let said: Value = serde_json::from_str(&status(&machines)).ok()?;
+        let groups = said["groups"].as_array()?.clone();
+        groups.iter().all(|group| group["succeeded"] == 1).then_some(())
+    });
+    // Only room is missing now. Nothing was dropped, and giving up is the user's to say.
+    let said = status(&machines);
+    assert!(said.contains("limited: storage") && said.contains("--store-limit"), "{said}");
+    running.signal(Signal::SIGTERM);
+    running.wait().expect(143);
+    let run = machines.last_run();
+    let attempts: Vec<(String, u64)> = run
+        .tasks()
+        .iter()
+        .map(|task| (task["task_name"].as_str().unwrap().to_owned(), task["attempt"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(attempts.iter().filter(|(name, _)| name == "make").count(), 1, "committed once: {attempts:?}");
+    assert_eq!(attempts.iter().find(|(name, _)| name == "use"), Some(&("use".to_owned(), 1)), "{attempts:?}");
+    let log = machines.sandbox.read("scheduler.stderr");
+    assert!(!log.contains("panicked"), "{log}");
+    machines.stop();
+}
+
+#[test]
+fn a_worker_whose_disk_is_full_says_so_and_the_others_go_on() {
+    if rootless() {
+        return;
+    }
+    let mut machines = Machines::start(Sandbox::new(), &[], &[]);
+    let small = format!("mount -t tmpfs -o size=256k none '{}'", machines.sandbox.path("w1").display());
+    machines.worker_after("w1", &small, &[]);
+    machines.manifest(
+        r#"
+components: { model: { cpus: 1, memory: 64M } }
+tasks:
+  make: { component: model, shell: "head -c 1000000 /dev/zero > {outputs.large}", outputs: { large: file } }
+"#,
+    );
+    let finished = machines.run().expect(1);
+    let all = format!("{}{}", finished.stdout, finished.stderr);
+    assert!(all.contains("No space left on device"), "{all}");
+    machines.stop();
+}
+
+#[test]
+fn the_climate_ensemble_runs_unchanged_on_workers_that_see_only_its_python() {
+    if rootless() {
+        return;
+    }
+    let Some(python) = std::env::var_os("CLIMATE_PYTHON").map(PathBuf::from).filter(|python| python.is_file()) else {
+        eprintln!("skipped: CLIMATE_PYTHON names no Python with examples/climate/requirements.txt");
+        return;
+    };
+    let mut machines = Machines::start(Sandbox::new(), &[], &[]);
+    machines.worker("w1");
+    machines.worker("w2");
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/climate");
+    for name in ["scalable.yaml", "prepare.py", "simulate.py", "summarise.py"] {
+        machines.sandbox.write(&format!("user/{name}"), std::fs::read(example.join(name)).unwrap());
+    }
+    let mut command = machines.command(&["run", "--target", "local"]);
+    command.env("CLIMATE_PYTHON", &python).env("MEMBERS", "3");
+    Running::start(command, &machines.sandbox.path("."), "run").wait().calm().expect(0);
+    let run = machines.last_run();
+    assert_eq!(run.document("summary.json")["tasks"]["succeeded"], 14);
+    assert_eq!(run.outputs().iter().filter(|path| path.starts_with("simulate/")).count(), 12);
+    assert!(run.outputs().iter().any(|path| path.starts_with("summarise/report/")));
+    machines.stop();
+}
