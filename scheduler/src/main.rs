@@ -20,6 +20,7 @@ use scalable_scheduler::door::Door;
 use scalable_scheduler::gate::Gate;
 use scalable_scheduler::http::{Access, Site};
 use scalable_scheduler::options::Options;
+use scalable_scheduler::output_store::OutputStore;
 use scalable_scheduler::reactor::{Identity, Lifetime, Reactor, Stop, Surroundings};
 use scalable_scheduler::sign::Signer;
 use scalable_scheduler::tls::keep_renewed;
@@ -72,6 +73,10 @@ async fn run(options: Options) -> Result<()> {
     };
     let store = ContentStore::start(&options.state_dir.join("store"), store_at, object_key.clone())
         .with_context(|| format!("start the store in {}", options.state_dir.display()))?;
+    let limit = options.store_limit.unwrap_or(u64::MAX);
+    let dial = secured.as_ref().map(|secured| secured.trust.to_peers(Some(&secured.certificate))).transpose()?;
+    let (outputs, copied) =
+        OutputStore::start(store.index().clone(), object_key.clone(), limit, dial).context("start the output store")?;
     let identity = Identity {
         cluster_id: match &secured {
             Some(secured) => secured.cluster_id.clone(),
@@ -115,7 +120,8 @@ async fn run(options: Options) -> Result<()> {
 
     let (inbound_sender, inbound) = mpsc::channel(serve::INBOUND_FRAMES_MAX);
     let signer = secured.as_ref().map(|secured| Arc::new(secured.signer(&options)));
-    let routes = serve::Services::new(inbound_sender, store.into(), signer).router(&gate).await.context("build the services")?;
+    let services = serve::Services::new(inbound_sender, store.into(), outputs.clone(), signer);
+    let routes = services.router(&gate).await.context("build the services")?;
     let (served, ended) = oneshot::channel::<()>();
     // The server's own option for this is for listeners that it binds itself. Without it the end of a large frame waits 40 ms for
     // an acknowledgement that the peer delays.
@@ -146,7 +152,18 @@ async fn run(options: Options) -> Result<()> {
     config.suspect_after = options.suspect_after();
     config.lost_after_silence = options.lost_after_silence();
     config.lost_after_reset = options.lost_after_reset();
-    let surroundings = Surroundings { records: record_handle, recorded, seen, snapshots: publisher, stop };
+    let runs_dir = std::path::absolute(options.runs_dir.clone().unwrap_or_else(|| options.state_dir.join("runs")));
+    let surroundings = Surroundings {
+        records: record_handle,
+        recorded,
+        seen,
+        snapshots: publisher,
+        store: outputs,
+        copied,
+        runs_dir: runs_dir.context("resolve --runs-dir")?,
+        results_ttl: Duration::from_secs(options.results_ttl),
+        stop,
+    };
     let lifetime = Lifetime { exit_when_done: options.exit_when_done, idle_ttl: Duration::from_secs(options.idle_ttl) };
     announce(&identity, link.as_deref(), https_url.as_deref())?;
     tracing::info!(address = %identity.address, http = %identity.http, cluster_id = %identity.cluster_id, "ready");

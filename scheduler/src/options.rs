@@ -54,6 +54,16 @@ pub struct Options {
     /// Directory for the scheduler's own files, such as the logs of the workers it starts.
     #[arg(long, default_value = ".scalable/scheduler")]
     pub state_dir: PathBuf,
+    /// Directory for runs whose clients share no disk with the scheduler: each gets one named after it. Default: `runs` in the directory of
+    /// the scheduler's own files.
+    #[arg(long)]
+    pub runs_dir: Option<PathBuf>,
+    /// Most bytes of outputs and logs that are copied from workers: at 90 % of it copying stops. Default: no limit.
+    #[arg(long, value_name = "BYTES")]
+    pub store_limit: Option<u64>,
+    /// Seconds that a run whose client shares no disk with the scheduler is kept for it after its end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+    pub results_ttl: u64,
     /// Start and keep this many workers on this machine (JSON).
     #[arg(long, value_name = "JSON")]
     pub local_workers: Option<String>,
@@ -90,14 +100,19 @@ impl Options {
     /// Which option, and what to do.
     pub fn check(&self) -> Result<(), String> {
         if !self.http.ip().is_loopback() {
-            return Err(format!("--http {}: plain HTTP is served on loopback only; beyond it is --https, with --credentials", self.http));
+            return Err(format!(
+                "--http {}: plain HTTP is served on loopback only; beyond it is --https, with --credentials",
+                self.http
+            ));
         }
         if let Some(https) = self.https
             && https.ip().is_unspecified()
             && https.port() == self.http.port()
             && https.port() != 0
         {
-            return Err(format!("--https {https}: name the address of this machine or pod, since --http holds that port of loopback"));
+            return Err(format!(
+                "--https {https}: name the address of this machine or pod, since --http holds that port of loopback"
+            ));
         }
         let beyond = [("--listen", Some(self.listen)), ("--store", self.store)];
         if self.credentials.is_none() {
@@ -110,7 +125,9 @@ impl Options {
                 }
             }
         } else if self.local_workers.is_some() {
-            return Err("--local-workers goes without --credentials: workers of this machine show the token of --token-file".to_owned());
+            return Err(
+                "--local-workers goes without --credentials: workers of this machine show the token of --token-file".to_owned()
+            );
         }
         let store = self.store_at();
         if store.ip().is_unspecified() && self.advertise_store.is_none() {

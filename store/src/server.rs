@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::LocalSet;
 
 use crate::wire::{Code, Instance, abstract_name};
-use crate::{BlobDirectory, Capability, Denied, Digest, Key, ObjectKey, Store, now_ms, sys};
+use crate::{BlobDirectory, Capability, Denied, Digest, FileIndex, Key, ObjectKey, Store, now_ms, sys};
 
 /// How a server behaves.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub struct ServerOptions {
     pub upload_bytes_max: u64,
     /// TCP connections are TLS. Who may have what is still a capability's affair.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Files that are served by their digests from where they lie.
+    pub files: Option<FileIndex>,
 }
 
 impl ServerOptions {
@@ -60,6 +62,7 @@ impl ServerOptions {
             uploads: None,
             upload_bytes_max: 256 << 20,
             tls: None,
+            files: None,
         }
     }
 }

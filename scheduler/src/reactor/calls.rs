@@ -50,7 +50,7 @@ impl Reactor {
             groups,
             pools: self.pool_counts(),
             complete: run.complete,
-            note: String::new(),
+            note: self.outputs_note(id),
         }
     }
 
@@ -110,6 +110,7 @@ impl Reactor {
                 pid: session.map_or(0, |session| session.pid),
                 session: view.session.0,
                 host: session.map_or_else(String::new, |session| session.host.clone()),
+                uncopied: u32::try_from(self.outputs.uncopied(view.session)).unwrap_or(u32::MAX),
             }
         };
         let live = |view: &scalable_core::scheduler::WorkerView| !matches!(view.state, WorkerState::Lost | WorkerState::Gone);

@@ -13,7 +13,7 @@ mod objects;
 mod program;
 mod start;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -580,5 +580,5 @@ fn lane_key(function: &FunctionCall, group: &Group, shape: u32) -> Result<LaneKe
     }
     env.sort_unstable();
     let by_thread = function.isolation() == Isolation::Thread;
-    Ok(LaneKey { program, env, directory: group.run.base_directory.clone(), by_thread, shape })
+    Ok(LaneKey { program, env, directory: group.run.base_directory().map(Path::to_owned), by_thread, shape })
 }

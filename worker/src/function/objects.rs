@@ -20,6 +20,8 @@ use scalable_store::{
 };
 use scalable_tls::PeerDialer;
 
+use crate::remote::Remote;
+
 use super::program::{EXECUTABLE_BYTES_MAX, Executables, Local};
 
 /// Bytes of programs that are kept, in all.
@@ -121,6 +123,7 @@ pub struct Objects {
     /// By group and index: what is kept here of it.
     here: FxHashMap<(u32, u32), ObjectId>,
     programs: Arc<Programs>,
+    remote: Arc<Remote>,
     key: Option<ObjectKey>,
 }
 
@@ -133,7 +136,9 @@ impl Objects {
         let spill = options.directory.join("objects");
         let store = Store::open(StoreOptions::new(&spill, options.memory_bytes_max))?;
         let (serve, dial) = options.tls.unzip();
-        let server_options = ServerOptions { threads: 1, tls: serve, ..ServerOptions::new(options.peer_address) };
+        let remote = Arc::new(Remote::start(options.directory.join("runs"), options.host.clone(), dial.clone())?);
+        let files = Some(remote.files().clone());
+        let server_options = ServerOptions { threads: 1, tls: serve, files, ..ServerOptions::new(options.peer_address) };
         let server = PeerServer::start(server_options, store.clone())?;
         let fetcher_options = FetcherOptions { host: options.host, tls: dial, ..FetcherOptions::new(store.pool().clone()) };
         let fetcher = Fetcher::start(fetcher_options)?;
@@ -144,12 +149,26 @@ impl Objects {
             source: RwLock::default(),
             blobs: Mutex::default(),
         });
-        Ok(Objects { store, fetcher, server, peers: FxHashMap::default(), here: FxHashMap::default(), programs, key: None })
+        Ok(Objects {
+            store,
+            fetcher,
+            server,
+            peers: FxHashMap::default(),
+            here: FxHashMap::default(),
+            programs,
+            remote,
+            key: None,
+        })
     }
 
     /// Where peers are answered.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// Files of runs whose directory is not here.
+    pub fn remote(&self) -> &Arc<Remote> {
+        &self.remote
     }
 
     /// Finds programs, for helpers.
@@ -164,13 +183,16 @@ impl Objects {
             self.server.set_key(key.clone());
         }
         let source = key.clone().zip(Some(store_address.to_owned()).filter(|address| !address.is_empty()));
+        self.remote.welcome(key.clone(), store_address);
         *self.programs.source.write().unwrap_or_else(PoisonError::into_inner) = source;
         self.key = key;
     }
 
     /// A peer is there, or has moved.
     pub fn peer(&mut self, peer: u32, address: String, host: String) {
-        self.peers.insert(peer, Holder { address, host });
+        let holder = Holder { address, host };
+        self.remote.peer(peer, holder.clone());
+        self.peers.insert(peer, holder);
     }
 
     /// Keeps a result that a host has passed.
