@@ -2,13 +2,15 @@
 //!
 //! An edge is a row of a slab on two lists: of those that lead out of its upstream task, and of those that its element waits for.
 //! It is dead with its element's end, but for the edges of an element whose result is an object and might have to be made again:
-//! those are its lineage and go with the object. A pending element costs its edges (28 bytes each) and a cell (24 bytes) that it
+//! those are its lineage and go with the object. A pending element costs its edges (28 bytes each) and a cell (28 bytes) that it
 //! shares with its dependants; elements without any edge cost nothing. Dead edges are freed when they are more than the living
 //! of their list: a task with a million dependants that come and go is looked through once for as many of them.
+//!
+//! Nobody asks an upstream task for its dependants again once it is over and its result is no object that could be lost: then its
+//! list is dissolved, and each edge is *apart*, known to the element that waited alone.
 
 use super::rows::NIL;
 use crate::ids::TaskRef;
-use rustc_hash::FxHashMap;
 
 /// Cells of neighbours are made and freed together.
 const CELLS: u32 = 64;
@@ -24,6 +26,8 @@ pub(super) struct EdgeRow {
     sibling: u32,
     /// Nobody waits by it any more: it is freed with the next look through its list.
     pub(super) dead: bool,
+    /// It is on no list of its upstream task's.
+    pub(super) apart: bool,
     /// The result is read.
     pub(super) data: bool,
     /// The upstream task is over as it should be, and its result exists where it is read.
@@ -65,21 +69,27 @@ struct Chunk {
     cells: [Cell; CELLS as usize],
 }
 
-/// Cells of one group, for those of its elements that have edges.
+/// Cells of one group, for those of its elements that have edges: eight bytes for each 64 elements up to the last of those.
 #[derive(Debug, Default)]
 pub(super) struct Cells {
-    chunks: FxHashMap<u32, Box<Chunk>>,
+    chunks: Vec<Option<Box<Chunk>>>,
+    /// Chunks that there are.
+    live: u32,
 }
 
 impl Cells {
     /// True when no element has an edge.
     pub(super) fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+        self.live == 0
+    }
+
+    fn chunk(&self, at: u32) -> Option<&Chunk> {
+        self.chunks.get(at as usize)?.as_deref()
     }
 
     /// An element's cell, empty where it has none.
     pub(super) fn get(&self, index: u32) -> Cell {
-        match self.chunks.get(&(index / CELLS)) {
+        match self.chunk(index / CELLS) {
             Some(chunk) => chunk.cells[(index % CELLS) as usize],
             None => Cell::EMPTY,
         }
@@ -87,8 +97,15 @@ impl Cells {
 
     /// Changes an element's cell; it is gone when nothing is in it afterwards.
     pub(super) fn change<T>(&mut self, index: u32, change: impl FnOnce(&mut Cell) -> T) -> T {
-        let at = index / CELLS;
-        let chunk = self.chunks.entry(at).or_insert_with(|| Box::new(Chunk { used: 0, cells: [Cell::EMPTY; CELLS as usize] }));
+        let at = (index / CELLS) as usize;
+        if self.chunks.len() <= at {
+            self.chunks.resize_with(at + 1, || None);
+        }
+        let live = &mut self.live;
+        let chunk = self.chunks[at].get_or_insert_with(|| {
+            *live += 1;
+            Box::new(Chunk { used: 0, cells: [Cell::EMPTY; CELLS as usize] })
+        });
         let cell = &mut chunk.cells[(index % CELLS) as usize];
         let before = cell.is_empty();
         let answer = change(cell);
@@ -98,31 +115,36 @@ impl Cells {
             _ => {}
         }
         if chunk.used == 0 {
-            self.chunks.remove(&at);
+            self.chunks[at] = None;
+            self.live -= 1;
         }
         answer
     }
 
-    /// Elements of `first..end` that have a cell, in order.
-    pub(super) fn within(&self, first: u32, end: u32) -> Vec<u32> {
-        let mut indices = Vec::new();
-        let mut at = first;
+    /// The first element from `at` on, below `end`, that has a cell.
+    pub(super) fn next(&self, at: u32, end: u32) -> Option<u32> {
+        // No cell lies beyond the last chunk.
+        let end = end.min((self.chunks.len() as u32).saturating_mul(CELLS));
+        let mut at = at;
         while at < end {
             let stop = ((at / CELLS + 1) * CELLS).min(end);
-            if let Some(chunk) = self.chunks.get(&(at / CELLS)) {
-                indices.extend((at..stop).filter(|index| !chunk.cells[(index % CELLS) as usize].is_empty()));
+            if let Some(chunk) = self.chunk(at / CELLS)
+                && let Some(found) = (at..stop).find(|index| !chunk.cells[(index % CELLS) as usize].is_empty())
+            {
+                return Some(found);
             }
             at = stop;
         }
-        indices
+        None
     }
 
     /// The parts of `ranges` that have no edge left to wait for.
     pub(super) fn without_left(&self, ranges: Vec<(u32, u32)>) -> Vec<(u32, u32)> {
         let mut free = Vec::with_capacity(ranges.len());
         for (first, end) in ranges {
-            let mut start = first;
-            for index in self.within(first, end) {
+            let (mut start, mut at) = (first, first);
+            while let Some(index) = self.next(at, end) {
+                at = index + 1;
                 if self.get(index).left > 0 {
                     if start < index {
                         free.push((start, index));
@@ -139,24 +161,24 @@ impl Cells {
 
     /// Elements that have a cell, in order.
     pub(super) fn indices(&self) -> Vec<u32> {
-        let mut indices: Vec<u32> = Vec::new();
-        for (at, chunk) in &self.chunks {
-            let of_chunk = (0u32..).zip(&chunk.cells).filter(|(_, cell)| !cell.is_empty());
-            indices.extend(of_chunk.map(|(offset, _)| at * CELLS + offset));
-        }
-        indices.sort_unstable();
-        indices
+        let mut at = 0;
+        std::iter::from_fn(|| {
+            let index = self.next(at, u32::MAX)?;
+            at = index + 1;
+            Some(index)
+        })
+        .collect()
     }
 
     /// Bytes that it holds.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        self.chunks.len() * (size_of::<Chunk>() + 24)
+        self.live as usize * (size_of::<Chunk>() + 16) + self.chunks.capacity() * size_of::<Option<Box<Chunk>>>()
     }
 
     /// Forgets all of it.
     pub(super) fn clear(&mut self) {
-        self.chunks = FxHashMap::default();
+        *self = Cells::default();
     }
 }
 
@@ -195,9 +217,10 @@ impl EdgeRows {
         &mut self.pages[at as usize / PAGE][at as usize % PAGE]
     }
 
-    /// A new edge at the head of both lists: of `downs` and of `ups`, which become the new heads.
-    pub(super) fn add(&mut self, up: TaskRef, down: TaskRef, data: bool, met: bool, downs: u32, ups: u32) -> u32 {
-        let row = EdgeRow { up, down, next: downs, sibling: ups, dead: false, data, met };
+    /// A new edge at the head of its upstream task's list, before `downs`; with none it is apart. It is on no element's list yet.
+    pub(super) fn add(&mut self, up: TaskRef, down: TaskRef, data: bool, met: bool, downs: Option<u32>) -> u32 {
+        let (next, apart) = (downs.unwrap_or(NIL), downs.is_none());
+        let row = EdgeRow { up, down, next, sibling: NIL, dead: false, apart, data, met };
         let at = if self.free != NIL {
             let at = self.free;
             self.free = self.get(at).next;
@@ -230,10 +253,32 @@ impl EdgeRows {
         self.get_mut(at).sibling = sibling;
     }
 
+    fn give_back(&mut self, at: u32) {
+        self.get_mut(at).next = self.free;
+        self.free = at;
+    }
+
+    /// Nobody asks an upstream task for its dependants again: its edges are apart, and dead ones free.
+    pub(super) fn dissolve(&mut self, cell: &mut Cell) {
+        let mut at = std::mem::replace(&mut cell.downs, NIL);
+        while at != NIL {
+            let here = at;
+            let edge = self.get_mut(here);
+            (at, edge.apart) = (edge.next, true);
+            if edge.dead {
+                self.give_back(here);
+            }
+        }
+        (cell.listed, cell.dead) = (0, 0);
+    }
+
     /// Nobody waits by an edge any more. Its upstream task's cell counts it; the edges of that list are freed when most are dead.
     pub(super) fn kill(&mut self, at: u32, cell: &mut Cell) {
-        self.get_mut(at).dead = true;
         self.live -= 1;
+        if self.get(at).apart {
+            return self.give_back(at);
+        }
+        self.get_mut(at).dead = true;
         cell.dead += 1;
         if cell.dead * 2 <= cell.listed {
             return;
@@ -244,8 +289,7 @@ impl EdgeRows {
             let here = at;
             at = self.next(here);
             if self.get(here).dead {
-                self.get_mut(here).next = self.free;
-                self.free = here;
+                self.give_back(here);
                 cell.listed -= 1;
                 continue;
             }

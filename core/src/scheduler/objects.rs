@@ -136,7 +136,9 @@ impl Scheduler {
         }
         let group = self.group_of(id);
         if !group.cells.is_empty() {
-            for index in group.cells.within(first, end) {
+            let mut from = first;
+            while let Some(index) = self.group_of(id).cells.next(from, end) {
+                from = index + 1;
                 let group = self.group_of(id);
                 if group.cells.get(index).ups == NIL {
                     continue;
@@ -169,7 +171,7 @@ impl Scheduler {
                 cell.readers -= 1;
                 cell.heirs += 1;
             });
-            self.sweeping.push((edge.up.group, edge.up.index, edge.up.index + 1));
+            self.sweep_later(edge.up);
         }
         self.change_cell(task, |cell| (cell.ups, cell.left) = (kept, left));
     }
@@ -187,10 +189,17 @@ impl Scheduler {
                 Standing::Heir => cell.heirs -= 1,
             });
             if edge.data {
-                self.sweeping.push((edge.up.group, edge.up.index, edge.up.index + 1));
+                self.sweep_later(edge.up);
             }
         }
         self.change_cell(task, |cell| (cell.ups, cell.left) = (NIL, 0));
+    }
+
+    /// One who needed it does so no more: what the client has let go of may go.
+    fn sweep_later(&mut self, task: TaskRef) {
+        if self.groups.get(&task.group).is_some_and(|group| group.let_go.contains(task.index)) {
+            self.sweeping.push((task.group, task.index, task.index + 1));
+        }
     }
 
     fn free_edge(&mut self, at: u32) {
@@ -276,9 +285,7 @@ impl Scheduler {
                     self.release(id, first, end, &mut released, out);
                     continue;
                 }
-                for index in first..end {
-                    self.sweep_one(TaskRef { group: id, index }, &mut released, out);
-                }
+                self.sweep_each(id, first, end, &mut released, out);
             }
         }
         for (group, ranges) in released {
@@ -288,12 +295,25 @@ impl Scheduler {
         }
     }
 
-    /// An element that is over and that the client has let go of.
-    fn sweep_one(&mut self, task: TaskRef, released: &mut BTreeMap<GroupId, IntervalSet>, out: &mut Outbox) {
-        if !self.element_is_needed(task) || self.mutations.has(Mutation::ReleaseEarly) {
-            self.release(task.group, task.index, task.index + 1, released, out);
-        } else if !self.result_is_needed(task) {
-            self.drop_holders(task, out);
+    /// Elements that are over and that the client has let go of: neighbours are released together.
+    fn sweep_each(&mut self, id: GroupId, first: u32, end: u32, released: &mut BTreeMap<GroupId, IntervalSet>, out: &mut Outbox) {
+        let early = self.mutations.has(Mutation::ReleaseEarly);
+        let mut start = first;
+        for index in first..end {
+            let task = TaskRef { group: id, index };
+            if early || !self.element_is_needed(task) {
+                continue;
+            }
+            if start < index {
+                self.release(id, start, index, released, out);
+            }
+            start = index + 1;
+            if !self.result_is_needed(task) {
+                self.drop_holders(task, out);
+            }
+        }
+        if start < end {
+            self.release(id, start, end, released, out);
         }
     }
 
