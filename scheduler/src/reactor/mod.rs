@@ -1,13 +1,14 @@
 //! The reactor: owns the machine and everything around it that needs no thread of its own. Inputs come in through one
 //! channel, go through `step`, and the outbox is flushed once per batch of inputs.
 //!
-//! `workers.rs` keeps the workers' sessions, `clients.rs` the clients'; `streams.rs` and `handshake.rs` are what both have in
-//! common. `runs.rs` keeps what is known of runs beside the machine, `calls.rs` answers unary calls. Open runs: `open.rs` takes what
-//! clients add and let go of, `payload.rs` keeps arguments and results, `results.rs` what functions returned, `deliver.rs` sends it
-//! on to clients.
+//! `workers.rs` keeps the workers' sessions (`columns.rs` gathers what they are sent), `clients.rs` the clients'; `streams.rs` and
+//! `handshake.rs` are what both have in common. `runs.rs` keeps what is known of runs beside the machine, `calls.rs` answers unary
+//! calls. Open runs: `open.rs` takes what clients add and let go of, `payload.rs` keeps arguments and results, `results.rs` what
+//! functions returned, `deliver.rs` sends it on to clients.
 
 mod calls;
 mod clients;
+mod columns;
 mod deliver;
 mod handshake;
 mod open;
@@ -133,6 +134,8 @@ pub struct Reactor {
     snapshots: Publisher,
     counters: Counters,
     next_session: u64,
+    /// When acknowledgements have to be sent that no frame has carried.
+    acks_due: Option<Instant>,
     stopping: Option<(Instant, String)>,
     idle_since: Option<Instant>,
     ended_sessions: Vec<SessionId>,
@@ -181,6 +184,7 @@ impl Reactor {
             records: surroundings.records.clone(),
             snapshots: surroundings.snapshots.clone(),
             counters: Counters::default(),
+            acks_due: None,
             stopping: None,
             idle_since: Some(Instant::now()),
             ended_sessions: Vec::new(),
@@ -251,7 +255,7 @@ impl Reactor {
         if let Some(due) = self.machine.next_wakeup() {
             wake_at = wake_at.min(self.origin + Duration::from_micros(due));
         }
-        if let Some(due) = self.next_progress() {
+        for due in [self.next_progress(), self.acks_due].into_iter().flatten() {
             wake_at = wake_at.min(due);
         }
         if let Some((deadline, _)) = &self.stopping {
@@ -379,12 +383,10 @@ impl Reactor {
         for session in self.ended_sessions.drain(..) {
             self.workers.remove(&session);
         }
-        for session in self.workers.values_mut() {
-            session.flush();
-        }
-        for client in self.clients.values_mut() {
-            client.flush();
-        }
+        let now = Instant::now();
+        let workers = self.workers.values_mut().filter_map(|session| session.flush(now)).min();
+        let clients = self.clients.values_mut().filter_map(|client| client.flush(now)).min();
+        self.acks_due = workers.into_iter().chain(clients).min();
         self.drop_overflowed();
         self.touched = None;
         self.push_progress();

@@ -141,6 +141,7 @@ impl Agent {
             peer_address: options.peer_address,
             host: host(),
             executables: options.executables.clone(),
+            short_cuts: !options.no_short_cuts,
         });
         let objects = objects.context("results cannot be kept here")?;
         let pressure = objects.pressure();
@@ -198,14 +199,16 @@ impl Agent {
         let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
         // A handler instead of "ignore": what is ignored would be ignored by tasks too, if their dispositions were not reset.
         let mut hangup = signal(SignalKind::hangup())?;
+        // The lane's descriptor had more when it was read last.
+        let mut lane_busy = false;
         loop {
             self.tick();
             let flushed = self.flush();
             if let Some(ended) = self.ended.take() {
                 return Ok(ended);
             }
-            if flushed {
-                // Lets the connections write before the reactor goes on.
+            if flushed && (lane_busy || !self.inbox.is_empty() || !self.from_threads.is_empty()) {
+                // Lets the connections write before the reactor goes on. With nothing to go on with they do so anyway.
                 tokio::task::yield_now().await;
             }
             let deadline = tokio::time::Instant::from_std(self.next_deadline());
@@ -217,7 +220,8 @@ impl Agent {
                 _ = hangup.recv() => {}
                 ready = lane_ready.readable() => {
                     let mut ready = ready?;
-                    if !self.poll_lane() {
+                    lane_busy = self.poll_lane();
+                    if !lane_busy {
                         ready.clear_ready();
                     }
                 }
