@@ -72,6 +72,9 @@ pub struct Options {
     /// Where other workers and clients fetch results.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub peer_address: SocketAddr,
+    /// Send results to workers on the same host over the network as to any other, for measurements.
+    #[arg(long, hide = true)]
+    pub no_short_cuts: bool,
     /// End at once when the process that started this one ends.
     #[arg(long)]
     pub die_with_parent: bool,

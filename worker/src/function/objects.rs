@@ -107,6 +107,8 @@ pub struct ObjectOptions {
     pub host: String,
     /// Directory of programs that are there already, each named by its digest.
     pub executables: Option<PathBuf>,
+    /// Whether peers on this host are handed memory instead of bytes.
+    pub short_cuts: bool,
 }
 
 /// See the module.
@@ -129,8 +131,11 @@ impl Objects {
     pub fn start(options: ObjectOptions) -> io::Result<Self> {
         let spill = options.directory.join("objects");
         let store = Store::open(StoreOptions::new(&spill, options.memory_bytes_max))?;
-        let server = PeerServer::start(ServerOptions { threads: 1, ..ServerOptions::new(options.peer_address) }, store.clone())?;
-        let fetcher = Fetcher::start(FetcherOptions { host: options.host, ..FetcherOptions::new(store.pool().clone()) })?;
+        let short_cut = options.short_cuts;
+        let serving = ServerOptions { threads: 1, short_cut, ..ServerOptions::new(options.peer_address) };
+        let server = PeerServer::start(serving, store.clone())?;
+        let fetching = FetcherOptions { host: options.host, short_cut, ..FetcherOptions::new(store.pool().clone()) };
+        let fetcher = Fetcher::start(fetching)?;
         let programs = Arc::new(Programs {
             local: Local::new(options.executables),
             directory: options.directory.join("executables"),
