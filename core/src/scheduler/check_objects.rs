@@ -28,7 +28,7 @@ impl Scheduler {
                     ensure!(edge.down == task, "{}", at("an edge of another element is on its list"));
                     left += u32::from(!edge.met);
                     let up = self.groups.get(&edge.up.group).ok_or_else(|| at("an edge comes from nowhere"))?;
-                    let known = self.edges.out_of(up.cells.get(edge.up.index).downs).any(|at| {
+                    let known = self.edges.out_of(up.cells.downs(edge.up.index)).any(|at| {
                         let other = self.edges.get(at);
                         (other.up, other.down) == (edge.up, edge.down)
                     });
@@ -62,12 +62,12 @@ impl Scheduler {
                 let cell = group.cells.get(index);
                 let (readers, heirs) = references.remove(&TaskRef { group: *id, index }).unwrap_or_default();
                 ensure!(
-                    (readers, heirs) == (cell.readers, cell.heirs),
+                    (readers, heirs) == (cell.readers, cell.rare.heirs),
                     "element {index} of group {} '{}': references do not balance: {readers} read it and {heirs} might again, it counts {} and {}",
                     id.0,
                     group.name,
                     cell.readers,
-                    cell.heirs
+                    cell.rare.heirs
                 );
             }
         }
@@ -182,9 +182,9 @@ impl Scheduler {
                 }
             }
         }
-        for index in group.cells.indices().into_iter().filter(|index| group.cells.get(*index).ups != NIL) {
+        for index in group.cells.indices().into_iter().filter(|index| group.cells.ups(*index) != NIL) {
             let over = group.all_over(index, index + 1);
-            let of = self.edges.led_into(group.cells.get(index).ups).map(|at| self.edges.get(at));
+            let of = self.edges.led_into(group.cells.ups(index)).map(|at| self.edges.get(at));
             let of = of.filter(|edge| edge.data).map(|edge| edge.up);
             match (over, group.objects.contains_key(&index)) {
                 (false, _) => read.extend(of),

@@ -395,7 +395,7 @@ impl Scheduler {
                 End::Skipped(root) => root,
                 _ => TaskRef { group: id, index },
             };
-            let mut at = self.group_of(id).cells.get(index).downs;
+            let mut at = self.group_of(id).cells.downs(index);
             while at != NIL {
                 let here = at;
                 at = self.edges.next(here);
@@ -407,11 +407,7 @@ impl Scheduler {
                 let Some(waiter) = self.groups.get_mut(&down.group) else { continue };
                 if how == End::Succeeded || waiter.always {
                     edge.met = true;
-                    let left = waiter.cells.change(down.index, |cell| {
-                        cell.left -= 1;
-                        cell.left
-                    });
-                    if left == 0 && waiter.whole_left == 0 {
+                    if waiter.cells.meet(down.index) == 0 && waiter.whole_left == 0 {
                         self.edges_met.push(down);
                     }
                 } else {

@@ -87,16 +87,16 @@ impl Scheduler {
             return false;
         }
         !group.let_go.contains(index)
-            || !group.cells.is_empty() && group.cells.get(index).readers > 0
+            || !group.cells.is_empty() && group.cells.readers(index) > 0
             || self.read_in_ranges(group, index, Lineage::Apart)
     }
 
     /// The result may be read, or may have to be made again for the sake of another one.
     pub(super) fn element_is_needed(&self, task: TaskRef) -> bool {
         let Some(group) = self.groups.get(&task.group) else { return false };
-        let cell = if group.cells.is_empty() { None } else { Some(group.cells.get(task.index)) };
+        let cells = &group.cells;
         !group.let_go.contains(task.index)
-            || cell.is_some_and(|cell| cell.readers + cell.heirs > 0)
+            || !cells.is_empty() && cells.readers(task.index) + cells.heirs(task.index) > 0
             || self.read_in_ranges(group, task.index, Lineage::Included)
     }
 
@@ -140,7 +140,7 @@ impl Scheduler {
             while let Some(index) = self.group_of(id).cells.next(from, end) {
                 from = index + 1;
                 let group = self.group_of(id);
-                if group.cells.get(index).ups == NIL {
+                if group.cells.ups(index) == NIL {
                     continue;
                 }
                 let task = TaskRef { group: id, index };
@@ -155,7 +155,7 @@ impl Scheduler {
 
     /// An element is over and its result an object: what it has read stays its lineage, other edges go.
     fn inherit_inputs(&mut self, task: TaskRef) {
-        let (mut kept, mut left, mut at) = (NIL, 0, self.group_of(task.group).cells.get(task.index).ups);
+        let (mut kept, mut left, mut at) = (NIL, 0, self.group_of(task.group).cells.ups(task.index));
         while at != NIL {
             let here = at;
             at = self.edges.sibling(here);
@@ -169,7 +169,7 @@ impl Scheduler {
             left += u32::from(!edge.met);
             self.change_cell(edge.up, |cell| {
                 cell.readers -= 1;
-                cell.heirs += 1;
+                cell.rare.heirs += 1;
             });
             self.sweep_later(edge.up);
         }
@@ -178,16 +178,22 @@ impl Scheduler {
 
     /// An element reads nothing any more and never will.
     fn free_inputs(&mut self, task: TaskRef, standing: Standing) {
-        let mut at = self.group_of(task.group).cells.get(task.index).ups;
+        let mut at = self.group_of(task.group).cells.ups(task.index);
         let forget = self.mutations.has(Mutation::ForgetReference);
         while at != NIL {
             let here = at;
             at = self.edges.sibling(here);
             let edge = *self.edges.get(here);
-            self.free_edge_and(here, |cell| match standing {
-                Standing::Reader => cell.readers -= u32::from(edge.data && !forget),
-                Standing::Heir => cell.heirs -= 1,
-            });
+            match standing {
+                Standing::Reader if edge.apart && edge.data && !forget => {
+                    self.edges.free_apart(here);
+                    if let Some(group) = self.groups.get_mut(&edge.up.group) {
+                        group.cells.unread(edge.up.index);
+                    }
+                }
+                Standing::Reader => self.free_edge_and(here, |cell| cell.readers -= u32::from(edge.data && !forget)),
+                Standing::Heir => self.free_edge_and(here, |cell| cell.rare.heirs -= 1),
+            }
             if edge.data {
                 self.sweep_later(edge.up);
             }
@@ -363,7 +369,7 @@ impl Scheduler {
                 self.drop_holders(TaskRef { group: id, index }, out);
             }
             for index in cells {
-                let mut at = self.group_of(id).cells.get(index).ups;
+                let mut at = self.group_of(id).cells.ups(index);
                 while at != NIL {
                     let here = at;
                     at = self.edges.sibling(here);

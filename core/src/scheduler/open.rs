@@ -454,7 +454,6 @@ impl Scheduler {
             }
             let at = edges.add(up, down, data, met, Some(cell.downs));
             cell.downs = at;
-            cell.listed += 1;
             at
         });
         // Nearly always a task of the same group.

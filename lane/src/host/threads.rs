@@ -233,7 +233,8 @@ impl Host {
     }
 
     fn wake_one(&self) {
-        let _guard = lock(&self.sleep);
+        // One that is about to sleep does so before this returns; one that is woken finds the lock free.
+        drop(lock(&self.sleep));
         if (self.allowed.load(Ordering::Relaxed) as usize) < self.stealers.len() {
             // One that may not execute could be chosen.
             self.wake.notify_all();

@@ -19,6 +19,7 @@ mod streams;
 mod workers;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ use scalable_core::scheduler::Scheduler;
 use scalable_proto::v1;
 use scalable_store::ObjectKey;
 use tokio::sync::mpsc;
+use tokio::time::Sleep;
 
 use crate::convert;
 use crate::provision::Seen;
@@ -206,11 +208,12 @@ impl Reactor {
         let mut batch = Vec::with_capacity(INPUTS_PER_FLUSH_MAX);
         let mut snapshot_due = Instant::now();
         let mut seen_open = true;
+        let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         loop {
             if self.may_end(lifetime) {
                 break;
             }
-            let wake_at = self.next_wakeup(snapshot_due, lifetime);
+            set_alarm(alarm.as_mut(), self.next_wakeup(snapshot_due, lifetime));
             tokio::select! {
                 taken = inbound.recv_many(&mut batch, INPUTS_PER_FLUSH_MAX) => {
                     if taken == 0 {
@@ -234,7 +237,7 @@ impl Reactor {
                     Some(Stop::WhenDone) => lifetime.exit_when_done = true,
                     None => self.begin_stop("the scheduler was told to stop".to_owned(), true),
                 },
-                () = tokio::time::sleep_until(wake_at.into()) => {}
+                () = &mut alarm => {}
             }
             let now = self.now();
             if self.machine.next_wakeup().is_some_and(|due| due <= now) {
@@ -452,5 +455,14 @@ impl Reactor {
 
     fn record(&self, record: Record) {
         self.records.send(record);
+    }
+}
+
+/// Makes the reactor's one timer fire at this time or earlier. A new one for every turn would cost three system calls each time: the
+/// runtime wakes itself to look at it. So it may fire when nothing is due any more, and is set again then.
+fn set_alarm(alarm: Pin<&mut Sleep>, at: Instant) {
+    let at = tokio::time::Instant::from_std(at);
+    if at < alarm.deadline() || alarm.is_elapsed() {
+        alarm.reset(at);
     }
 }
