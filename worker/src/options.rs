@@ -99,6 +99,9 @@ pub struct Options {
     /// Where they reach it, when that is somewhere else.
     #[arg(long, env = "SCALABLE_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
+    /// Send results to workers on the same host over the network as to any other, for measurements.
+    #[arg(long, hide = true)]
+    pub no_short_cuts: bool,
     /// End at once when the process that started this one ends.
     #[arg(long)]
     pub die_with_parent: bool,

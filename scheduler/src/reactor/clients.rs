@@ -86,15 +86,12 @@ impl ClientSession {
         }
     }
 
-    /// Sends the results that have gathered.
-    pub(super) fn flush(&mut self) {
+    /// Sends the results that have gathered, and acknowledgements that no frame has carried; says when to look at those again.
+    pub(super) fn flush(&mut self, now: Instant) -> Option<Instant> {
         for batch in self.outgoing.take() {
             self.send_data(v1::client_results::Body::Results(batch));
         }
-    }
-
-    fn acknowledge(&mut self) {
-        self.streams.acknowledge(|acks| v1::ClientEvents { seq: 0, acks: Some(acks), body: None });
+        self.streams.acknowledge(now, |acks| v1::ClientEvents { seq: 0, acks: Some(acks), body: None })
     }
 }
 
@@ -184,9 +181,6 @@ impl Reactor {
             Some(v1::client_control::Body::Ping(_)) | None => {}
             Some(v1::client_control::Body::Hello(_)) => return self.close_client(number, "a second hello on one stream"),
         }
-        if let Some(client) = self.clients.get_mut(&number) {
-            client.acknowledge();
-        }
     }
 
     fn close_client(&mut self, number: u64, what: &str) {
@@ -275,9 +269,6 @@ impl Reactor {
                 }
             }
             Some(v1::client_data::Body::Bind(_)) | None => {}
-        }
-        if let Some(client) = self.clients.get_mut(&number) {
-            client.acknowledge();
         }
     }
 

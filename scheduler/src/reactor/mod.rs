@@ -1,13 +1,15 @@
 //! The reactor: owns the machine and everything around it that needs no thread of its own. Inputs come in through one
 //! channel, go through `step`, and the outbox is flushed once per batch of inputs.
 //!
-//! `workers.rs` keeps the workers' sessions, `clients.rs` the clients'; `streams.rs` and `handshake.rs` are what both have in
-//! common. `runs.rs` keeps what is known of runs beside the machine, `calls.rs` answers unary calls. Open runs: `open.rs` takes what
-//! clients add and let go of, `payload.rs` keeps arguments and results, `results.rs` what functions returned, `deliver.rs` sends it
-//! on to clients. `outputs.rs` has what commands have left on workers copied to where it belongs.
+//! `workers.rs` keeps the workers' sessions (`columns.rs` gathers what they are sent), `clients.rs` the clients'; `streams.rs` and
+//! `handshake.rs` are what both have in common. `runs.rs` keeps what is known of runs beside the machine, `calls.rs` answers unary
+//! calls. Open runs: `open.rs` takes what clients add and let go of, `payload.rs` keeps arguments and results, `results.rs` what
+//! functions returned, `deliver.rs` sends it on to clients. `outputs.rs` has what commands have left on workers copied to where it
+//! belongs.
 
 mod calls;
 mod clients;
+mod columns;
 mod deliver;
 mod handshake;
 mod open;
@@ -20,6 +22,7 @@ mod workers;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +35,7 @@ use scalable_core::scheduler::Scheduler;
 use scalable_proto::v1;
 use scalable_store::ObjectKey;
 use tokio::sync::mpsc;
+use tokio::time::Sleep;
 
 use crate::convert;
 use crate::output_store::{self, OutputStore};
@@ -146,6 +150,8 @@ pub struct Reactor {
     snapshots: Publisher,
     counters: Counters,
     next_session: u64,
+    /// When acknowledgements have to be sent that no frame has carried.
+    acks_due: Option<Instant>,
     stopping: Option<(Instant, String)>,
     idle_since: Option<Instant>,
     ended_sessions: Vec<SessionId>,
@@ -195,6 +201,7 @@ impl Reactor {
             records: surroundings.records.clone(),
             snapshots: surroundings.snapshots.clone(),
             counters: Counters::default(),
+            acks_due: None,
             stopping: None,
             idle_since: Some(Instant::now()),
             ended_sessions: Vec::new(),
@@ -219,11 +226,12 @@ impl Reactor {
         let mut batch = Vec::with_capacity(INPUTS_PER_FLUSH_MAX);
         let mut snapshot_due = Instant::now();
         let mut seen_open = true;
+        let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         loop {
             if self.may_end(lifetime) {
                 break;
             }
-            let wake_at = self.next_wakeup(snapshot_due, lifetime);
+            set_alarm(alarm.as_mut(), self.next_wakeup(snapshot_due, lifetime));
             tokio::select! {
                 taken = inbound.recv_many(&mut batch, INPUTS_PER_FLUSH_MAX) => {
                     if taken == 0 {
@@ -253,7 +261,7 @@ impl Reactor {
                     Some(Stop::WhenDone) => lifetime.exit_when_done = true,
                     None => self.begin_stop("the scheduler was told to stop".to_owned(), true),
                 },
-                () = tokio::time::sleep_until(wake_at.into()) => {}
+                () = &mut alarm => {}
             }
             let now = self.now();
             if self.machine.next_wakeup().is_some_and(|due| due <= now) {
@@ -275,7 +283,7 @@ impl Reactor {
         if let Some(due) = self.machine.next_wakeup() {
             wake_at = wake_at.min(self.origin + Duration::from_micros(due));
         }
-        if let Some(due) = self.next_progress() {
+        for due in [self.next_progress(), self.acks_due].into_iter().flatten() {
             wake_at = wake_at.min(due);
         }
         if let Some((deadline, _)) = &self.stopping {
@@ -422,12 +430,10 @@ impl Reactor {
         for session in self.ended_sessions.drain(..) {
             self.workers.remove(&session);
         }
-        for session in self.workers.values_mut() {
-            session.flush();
-        }
-        for client in self.clients.values_mut() {
-            client.flush();
-        }
+        let now = Instant::now();
+        let workers = self.workers.values_mut().filter_map(|session| session.flush(now)).min();
+        let clients = self.clients.values_mut().filter_map(|client| client.flush(now)).min();
+        self.acks_due = workers.into_iter().chain(clients).min();
         self.drop_overflowed();
         self.touched = None;
         self.push_progress();
@@ -493,5 +499,14 @@ impl Reactor {
 
     fn record(&self, record: Record) {
         self.records.send(record);
+    }
+}
+
+/// Makes the reactor's one timer fire at this time or earlier. A new one for every turn would cost three system calls each time: the
+/// runtime wakes itself to look at it. So it may fire when nothing is due any more, and is set again then.
+fn set_alarm(alarm: Pin<&mut Sleep>, at: Instant) {
+    let at = tokio::time::Instant::from_std(at);
+    if at < alarm.deadline() || alarm.is_elapsed() {
+        alarm.reset(at);
     }
 }

@@ -125,6 +125,13 @@ impl GroupInfo {
         self.template().files.iter().filter_map(|file| Digest::from_slice(&file.digest))
     }
 
+    /// True for functions each of whose inputs is the result of one task.
+    pub(super) fn reads_single_results(&self) -> bool {
+        use v1::input_source::Select;
+        let single = |source: &v1::InputSource| matches!(source.select, Some(Select::Element(_) | Select::Index(_)));
+        self.is_function() && !self.template().inputs.is_empty() && self.inputs().all(|(_, source)| single(source))
+    }
+
     pub(super) fn output_ordinal(&self, name: &str) -> Option<usize> {
         self.template().outputs.iter().position(|output| output.name == name)
     }

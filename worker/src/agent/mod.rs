@@ -8,6 +8,7 @@ mod wire;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Sleep;
 
 use crate::attempt::Attempt;
 use crate::batch::Batch;
@@ -153,6 +155,7 @@ impl Agent {
             host: host(),
             executables: options.executables.clone(),
             tls,
+            short_cuts: !options.no_short_cuts,
         });
         let objects = objects.context("results cannot be kept here")?;
         let pressure = objects.pressure();
@@ -220,17 +223,20 @@ impl Agent {
         let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
         // A handler instead of "ignore": what is ignored would be ignored by tasks too, if their dispositions were not reset.
         let mut hangup = signal(SignalKind::hangup())?;
+        // The lane's descriptor had more when it was read last.
+        let mut lane_busy = false;
+        let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         loop {
             self.tick();
             let flushed = self.flush();
             if let Some(ended) = self.ended.take() {
                 return Ok(ended);
             }
-            if flushed {
-                // Lets the connections write before the reactor goes on.
+            if flushed && (lane_busy || !self.inbox.is_empty() || !self.from_threads.is_empty()) {
+                // Lets the connections write before the reactor goes on. With nothing to go on with they do so anyway.
                 tokio::task::yield_now().await;
             }
-            let deadline = tokio::time::Instant::from_std(self.next_deadline());
+            set_alarm(alarm.as_mut(), self.next_deadline());
             let [terminate, interrupt] = &mut signals;
             tokio::select! {
                 biased;
@@ -239,14 +245,15 @@ impl Agent {
                 _ = hangup.recv() => {}
                 ready = lane_ready.readable() => {
                     let mut ready = ready?;
-                    if !self.poll_lane() {
+                    lane_busy = self.poll_lane();
+                    if !lane_busy {
                         ready.clear_ready();
                     }
                 }
                 Some(told) = self.from_threads.recv() => self.hear(told),
                 Some(arrived) = self.inbox.recv() => self.arrived(arrived),
                 Ok(()) = self.pressure.changed() => self.pressed(),
-                () = tokio::time::sleep_until(deadline) => {}
+                () = &mut alarm => {}
             }
             self.take_what_is_ready();
         }
@@ -445,4 +452,13 @@ fn resources(wire: &v1::Resources, names: &mut Names, capacity: bool) -> Option<
         made.add(&one);
     }
     Some(made)
+}
+
+/// Makes the reactor's one timer fire at this time or earlier. A new one for every turn would cost three system calls each time: the
+/// runtime wakes itself to look at it. So it may fire when nothing is due any more, and is set again then.
+fn set_alarm(alarm: Pin<&mut Sleep>, at: Instant) {
+    let at = tokio::time::Instant::from_std(at);
+    if at < alarm.deadline() || alarm.is_elapsed() {
+        alarm.reset(at);
+    }
 }

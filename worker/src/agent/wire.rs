@@ -29,6 +29,9 @@ fn spread(batch: &mut DispatchBatch) {
         batch.task_id =
             batch.group.iter().zip(&batch.index).map(|(group, index)| u64::from(*group) << 32 | u64::from(*index)).collect();
     }
+    if batch.fence.is_empty() {
+        batch.fence.resize(count, 0);
+    }
 }
 
 impl Agent {

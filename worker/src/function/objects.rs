@@ -112,6 +112,8 @@ pub struct ObjectOptions {
     pub executables: Option<PathBuf>,
     /// Peers are answered and asked over TLS.
     pub tls: Option<(Arc<rustls::ServerConfig>, PeerDialer)>,
+    /// Whether peers on this host are handed memory instead of bytes.
+    pub short_cuts: bool,
 }
 
 /// See the module.
@@ -136,12 +138,13 @@ impl Objects {
         let spill = options.directory.join("objects");
         let store = Store::open(StoreOptions::new(&spill, options.memory_bytes_max))?;
         let (serve, dial) = options.tls.unzip();
+        let short_cut = options.short_cuts;
         let remote = Arc::new(Remote::start(options.directory.join("runs"), options.host.clone(), dial.clone())?);
         let files = Some(remote.files().clone());
-        let server_options = ServerOptions { threads: 1, tls: serve, files, ..ServerOptions::new(options.peer_address) };
-        let server = PeerServer::start(server_options, store.clone())?;
-        let fetcher_options = FetcherOptions { host: options.host, tls: dial, ..FetcherOptions::new(store.pool().clone()) };
-        let fetcher = Fetcher::start(fetcher_options)?;
+        let serving = ServerOptions { threads: 1, tls: serve, files, short_cut, ..ServerOptions::new(options.peer_address) };
+        let server = PeerServer::start(serving, store.clone())?;
+        let fetching = FetcherOptions { host: options.host, tls: dial, short_cut, ..FetcherOptions::new(store.pool().clone()) };
+        let fetcher = Fetcher::start(fetching)?;
         let programs = Arc::new(Programs {
             local: Local::new(options.executables),
             directory: options.directory.join("executables"),
