@@ -433,6 +433,20 @@ impl Reactor {
         String::new()
     }
 
+    /// Why a task's outputs are not in the run's directory yet; nothing when they are.
+    pub(super) fn uncopied_because(&self, run: RunId, task: TaskRef) -> Option<String> {
+        let (_, pending) = self.outputs.copies.iter().find(|((of, _), pending)| *of == task && pending.result)?;
+        let holder = self.worker_name(pending.session);
+        let bytes = pending.copy.bytes();
+        Some(match pending.waits {
+            true => format!("its outputs ({bytes} bytes) wait on worker {holder}: {}", self.outputs_note(run)),
+            false if pending.tries > 0 => {
+                format!("its outputs ({bytes} bytes) are on worker {holder} and could not be copied {} times yet", pending.tries)
+            }
+            false => format!("its outputs ({bytes} bytes) are being copied from worker {holder}"),
+        })
+    }
+
     /// The run is over: nothing is known of its outputs any more but where they lie.
     pub(super) fn outputs_ended(&mut self, run: RunId) {
         let groups: FxHashSet<GroupId> = self.runs.get(&run).into_iter().flat_map(|run| run.group_ids()).collect();
