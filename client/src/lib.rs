@@ -144,6 +144,7 @@ pub use run_files::FetchedFiles;
 /// ```
 pub use scalable_macros::task;
 pub use scalable_proto::v1;
+pub use scalable_tls::Connection;
 pub use scatter::SCATTER_BYTES_MAX;
 pub use session::Session;
 pub use task_error::{Attempt, TaskError};

@@ -19,6 +19,7 @@ use scalable_store::{
     Digest, FetchMetrics, Fetcher, FetcherOptions, FileError, FileIndex, FileRequest, Holder, ObjectKey, SegmentPool, TreeRequest,
     fetch_tree, now_ms,
 };
+use scalable_tls::PeerDialer;
 use tokio::sync::mpsc;
 
 use crate::records::link_tree;
@@ -155,14 +156,19 @@ struct Shared {
 pub struct OutputStore(Arc<Shared>);
 
 impl OutputStore {
-    /// Starts its threads. `files` is what the scheduler's store serves to peers, `limit` what outputs and logs may take. The second value
-    /// says what came of each copy.
+    /// Starts its threads. `files` is what the scheduler's store serves to peers, `limit` what outputs and logs may take, `tls` how workers
+    /// are dialled, if by TLS. The second value says what came of each copy.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(files: FileIndex, key: ObjectKey, limit: u64) -> io::Result<(Self, mpsc::UnboundedReceiver<Told>)> {
+    pub fn start(
+        files: FileIndex,
+        key: ObjectKey,
+        limit: u64,
+        tls: Option<PeerDialer>,
+    ) -> io::Result<(Self, mpsc::UnboundedReceiver<Told>)> {
         let (told, receiver) = mpsc::unbounded_channel();
-        let fetcher = Fetcher::start(FetcherOptions { connections_per_peer: 4, ..FetcherOptions::new(SegmentPool::new(0)) })?;
+        let fetcher = Fetcher::start(FetcherOptions { connections_per_peer: 4, tls, ..FetcherOptions::new(SegmentPool::new(0)) })?;
         let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), limit, files, fetcher, key, told });
         for number in 0..THREADS {
             let shared = shared.clone();

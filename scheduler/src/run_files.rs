@@ -129,7 +129,7 @@ mod tests {
             fs::write(path, content).unwrap();
         }
         fs::create_dir_all(run.join("outputs/empty")).unwrap();
-        let (store, _told) = OutputStore::start(FileIndex::new(), ObjectKey::random().unwrap(), u64::MAX).unwrap();
+        let (store, _told) = OutputStore::start(FileIndex::new(), ObjectKey::random().unwrap(), u64::MAX, None).unwrap();
         store.begin(RunId(1), "run-1", run.clone(), [], true);
         let ask = |after: &str| {
             let request = v1::ListRunFilesRequest { run: "run-1".to_owned(), after: after.to_owned(), limit: 2 };

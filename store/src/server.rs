@@ -17,7 +17,6 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::LocalSet;
 
-use crate::transport::Stream;
 use crate::wire::{Code, Instance, abstract_name};
 use crate::{BlobDirectory, Capability, Denied, Digest, FileIndex, Key, ObjectKey, Store, now_ms, sys};
 
@@ -45,6 +44,8 @@ pub struct ServerOptions {
     pub upload_bytes_max: u64,
     /// Files that are served by their digests from where they lie.
     pub files: Option<FileIndex>,
+    /// TCP connections are TLS. Who may have what is still a capability's affair.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl ServerOptions {
@@ -61,6 +62,7 @@ impl ServerOptions {
             uploads: None,
             upload_bytes_max: 256 << 20,
             files: None,
+            tls: None,
         }
     }
 }
@@ -256,13 +258,13 @@ async fn serve(
         }
     };
     let accept_unix = async || match &unix {
-        Some(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+        Some(listener) => listener.accept().await.map(|(stream, _)| connection::Taken::Unix(stream)),
         None => std::future::pending().await,
     };
     loop {
         let accepted = tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => return,
-            accepted = tcp.accept() => accepted.map(|(stream, _)| Stream::Tcp(stream)),
+            accepted = tcp.accept() => accepted.map(|(stream, _)| connection::Taken::Tcp(stream)),
             accepted = accept_unix() => accepted,
         };
         match accepted {

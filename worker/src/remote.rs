@@ -22,6 +22,7 @@ use scalable_store::{
     Digest, FetchMetrics, Fetcher, FetcherOptions, FileError, FileFetch, FileIndex, FileRequest, Holder, ObjectKey, SegmentPool,
     Tree, TreeNode, TreeRequest, fetch_tree, now_ms,
 };
+use scalable_tls::PeerDialer;
 
 use crate::catalog::Group;
 use crate::content::{TREE_DEPTH_MAX, digest_file};
@@ -68,12 +69,12 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// With directories below `root`; `host` is this host's name.
+    /// With directories below `root`; `host` is this host's name; `tls` is how peers and the scheduler's store are dialled, if by TLS.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(root: PathBuf, host: String) -> io::Result<Self> {
-        let options = FetcherOptions { host, connections_per_peer: 4, ..FetcherOptions::new(SegmentPool::new(0)) };
+    pub fn start(root: PathBuf, host: String, tls: Option<PeerDialer>) -> io::Result<Self> {
+        let options = FetcherOptions { host, tls, connections_per_peer: 4, ..FetcherOptions::new(SegmentPool::new(0)) };
         Ok(Remote {
             root,
             generation: AtomicU64::new(0),

@@ -15,5 +15,7 @@ mod limits;
 mod machines;
 mod resources;
 mod scale;
+mod scaling;
+mod secured;
 mod strangers;
 mod workflow;

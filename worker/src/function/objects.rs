@@ -18,6 +18,7 @@ use scalable_store::{
     BlobDirectory, Capability, Content, Digest, Fetch, FetchRequest, Fetcher, FetcherOptions, Holder, Keep, Key, Load, Lookup,
     ObjectId, ObjectKey, PeerServer, Pinned, Pressure, ServerOptions, Store, StoreOptions, now_ms,
 };
+use scalable_tls::PeerDialer;
 
 use crate::remote::Remote;
 
@@ -109,6 +110,8 @@ pub struct ObjectOptions {
     pub host: String,
     /// Directory of programs that are there already, each named by its digest.
     pub executables: Option<PathBuf>,
+    /// Peers are answered and asked over TLS.
+    pub tls: Option<(Arc<rustls::ServerConfig>, PeerDialer)>,
 }
 
 /// See the module.
@@ -132,11 +135,13 @@ impl Objects {
     pub fn start(options: ObjectOptions) -> io::Result<Self> {
         let spill = options.directory.join("objects");
         let store = Store::open(StoreOptions::new(&spill, options.memory_bytes_max))?;
-        let remote = Arc::new(Remote::start(options.directory.join("runs"), options.host.clone())?);
+        let (serve, dial) = options.tls.unzip();
+        let remote = Arc::new(Remote::start(options.directory.join("runs"), options.host.clone(), dial.clone())?);
         let files = Some(remote.files().clone());
-        let serving = ServerOptions { threads: 1, files, ..ServerOptions::new(options.peer_address) };
-        let server = PeerServer::start(serving, store.clone())?;
-        let fetcher = Fetcher::start(FetcherOptions { host: options.host, ..FetcherOptions::new(store.pool().clone()) })?;
+        let server_options = ServerOptions { threads: 1, tls: serve, files, ..ServerOptions::new(options.peer_address) };
+        let server = PeerServer::start(server_options, store.clone())?;
+        let fetcher_options = FetcherOptions { host: options.host, tls: dial, ..FetcherOptions::new(store.pool().clone()) };
+        let fetcher = Fetcher::start(fetcher_options)?;
         let programs = Arc::new(Programs {
             local: Local::new(options.executables),
             directory: options.directory.join("executables"),
