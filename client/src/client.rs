@@ -125,6 +125,7 @@ impl Client {
     fn session_over(&self) -> Error {
         Error::Lost { address: self.address().to_owned(), reason: "the session is over".to_owned() }
     }
+
     pub(crate) fn control(&self) -> ControlServiceClient<Channel> {
         self.control.clone()
     }

@@ -63,8 +63,9 @@ impl Client {
         if !reply.needed {
             return Ok(());
         }
+        let address = self.endpoint().store_address(&reply.address).to_owned();
         let failed = |why: &dyn std::fmt::Display| {
-            let message = format!("{shown} could not be brought to the scheduler's store at {}: {why}", reply.address);
+            let message = format!("{shown} could not be brought to the scheduler's store at {address}: {why}");
             refused("FILE_NOT_BROUGHT", message, "see that this machine reaches that address and that the file is not changed")
         };
         let right = reply.capability.as_ref().and_then(|right| Capability::from_parts(right.expires_ms, &right.mac));
@@ -72,12 +73,7 @@ impl Client {
         let file = File::open(path).map_err(|error| failed(&error))?;
         let content = Content::from_file(file, size).map_err(|error| failed(&error))?;
         let fetcher = Fetcher::start(self.endpoint().fetcher_options(SegmentPool::new(0))).map_err(|error| failed(&error))?;
-        let request = UploadRequest {
-            address: self.endpoint().store_address(&reply.address).to_owned(),
-            content,
-            digest: Digest(digest),
-            capability,
-        };
+        let request = UploadRequest { address: address.clone(), content, digest: Digest(digest), capability };
         fetcher.upload(request).await.map_err(|error| failed(&error))
     }
 
@@ -89,9 +85,8 @@ impl Client {
     /// [`Error::Refused`] when the run is not over, the disk refuses, or a file cannot be had although it was asked for again and again;
     /// those of a unary call.
     pub async fn fetch_run(&self, run: &str, into: &Path, mut progress: impl FnMut(FetchedFiles)) -> Result<FetchedFiles, Error> {
-        let fetcher =
-            Fetcher::start(FetcherOptions { connections_per_peer: 4, ..self.endpoint().fetcher_options(SegmentPool::new(0)) })
-                .map_err(|error| disk(into, &error))?;
+        let options = FetcherOptions { connections_per_peer: 4, ..self.endpoint().fetcher_options(SegmentPool::new(0)) };
+        let fetcher = Fetcher::start(options).map_err(|error| disk(into, &error))?;
         let mut done = FetchedFiles::default();
         let mut after = String::new();
         loop {
@@ -116,7 +111,8 @@ impl Client {
                 {
                     self.arrive(run, &fetcher, first, &mut done, &mut progress).await?;
                 }
-                coming.push_back(begin(&fetcher, file.clone(), previous, self.endpoint().store_address(&page.address), target)?);
+                let address = self.endpoint().store_address(&page.address);
+                coming.push_back(begin(&fetcher, file.clone(), previous, address, target)?);
             }
             for left in coming {
                 self.arrive(run, &fetcher, left, &mut done, &mut progress).await?;
@@ -181,7 +177,8 @@ impl Client {
                     // The right to it may have expired, and the store have another address now.
                     let page = self.list_run_files(run, &coming.after).await?;
                     let file = page.files.into_iter().find(|file| file.path == coming.file.path).unwrap_or(coming.file);
-                    coming = begin(fetcher, file, coming.after, self.endpoint().store_address(&page.address), coming.target)?;
+                    let address = self.endpoint().store_address(&page.address);
+                    coming = begin(fetcher, file, coming.after, address, coming.target)?;
                 }
             }
         }

@@ -156,8 +156,8 @@ struct Shared {
 pub struct OutputStore(Arc<Shared>);
 
 impl OutputStore {
-    /// Starts its threads. `files` is what the scheduler's store serves to peers, `limit` what outputs and logs may take. The second value
-    /// says what came of each copy.
+    /// Starts its threads. `files` is what the scheduler's store serves to peers, `limit` what outputs and logs may take, `tls` how workers
+    /// are dialled, if by TLS. The second value says what came of each copy.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -169,7 +169,7 @@ impl OutputStore {
     ) -> io::Result<(Self, mpsc::UnboundedReceiver<Told>)> {
         let (told, receiver) = mpsc::unbounded_channel();
         let fetcher =
-            Fetcher::start(FetcherOptions { tls, connections_per_peer: 4, ..FetcherOptions::new(SegmentPool::new(0)) })?;
+            Fetcher::start(FetcherOptions { connections_per_peer: 4, tls, ..FetcherOptions::new(SegmentPool::new(0)) })?;
         let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), limit, files, fetcher, key, told });
         for number in 0..THREADS {
             let shared = shared.clone();

@@ -62,14 +62,15 @@ pub struct Services {
     inbound: mpsc::Sender<Inbound>,
     next: Arc<AtomicU64>,
     store: Arc<ContentStore>,
-    pub(crate) signer: Option<Arc<Signer>>,
     outputs: OutputStore,
+    pub(crate) signer: Option<Arc<Signer>>,
 }
 
 type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Services {
     /// Services that hand over to `inbound`, and contents to `store`. `signer` signs certificates of workers, where there are any.
+    /// `outputs` lists what runs have left.
     pub fn new(
         inbound: mpsc::Sender<Inbound>,
         store: Arc<ContentStore>,

@@ -42,10 +42,10 @@ pub struct ServerOptions {
     pub uploads: Option<BlobDirectory>,
     /// Largest upload in bytes.
     pub upload_bytes_max: u64,
-    /// TCP connections are TLS. Who may have what is still a capability's affair.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Files that are served by their digests from where they lie.
     pub files: Option<FileIndex>,
+    /// TCP connections are TLS. Who may have what is still a capability's affair.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl ServerOptions {
@@ -61,8 +61,8 @@ impl ServerOptions {
             idle: Duration::from_secs(60),
             uploads: None,
             upload_bytes_max: 256 << 20,
-            tls: None,
             files: None,
+            tls: None,
         }
     }
 }

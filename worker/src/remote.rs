@@ -69,7 +69,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// With directories below `root`; `host` is this host's name.
+    /// With directories below `root`; `host` is this host's name; `tls` is how peers and the scheduler's store are dialled, if by TLS.
     ///
     /// # Errors
     /// No thread can be started.

@@ -188,7 +188,11 @@ impl Reactor {
             let length = self.machine.group(group.id).and_then(|view| view.length).unwrap_or(0);
             Status::not_found(format!("group `{}` has {length} tasks; there is no [{}]", request.group, request.index))
         })?;
-        Ok(v1::ExplainReply { state: explanation.state.word().to_owned(), sentence: explanation.sentence })
+        let sentence = match self.uncopied_because(run, task) {
+            Some(why) => format!("{}; {why}", explanation.sentence),
+            None => explanation.sentence,
+        };
+        Ok(v1::ExplainReply { state: explanation.state.word().to_owned(), sentence })
     }
 
     /// What is there of a pool, why there is not more, and what was decided about it lately.

@@ -493,6 +493,7 @@ impl Reactor {
             cluster: self.cluster_status(None),
             runs: self.runs.keys().rev().take(100).map(|run| self.progress(*run)).collect(),
             counters: self.counters,
+            outputs: self.output_figures(),
         };
         self.snapshots.send_replace(Arc::new(snapshot));
     }

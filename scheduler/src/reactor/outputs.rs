@@ -11,6 +11,7 @@ use scalable_store::Holder;
 
 use super::{GroupInfo, Reactor};
 use crate::output_store::{Copy, CopyOutput, OutputStore, Told};
+use crate::snapshot::OutputFigures;
 
 /// Times that a copy is tried while its holder lives. After that the holder counts as one that does not have it.
 const TRIES_MAX: u32 = 6;
@@ -67,6 +68,8 @@ struct RunOutputs {
     waiting_bytes: u64,
     lost: u32,
     first_lost: String,
+    /// Since when nothing but room is missing.
+    stuck_since: Option<Instant>,
 }
 
 impl Outputs {
@@ -311,6 +314,9 @@ impl Reactor {
     /// Copies whose time has come again.
     pub(super) fn retry_copies(&mut self) {
         let now = Instant::now();
+        let stuck = self.outputs.runs.iter().filter(|(_, of_run)| of_run.stuck_since.is_some()).map(|(run, _)| *run);
+        let stuck: Vec<RunId> = stuck.collect();
+        self.outputs.touched.extend(stuck);
         let due = |(_, pending): &(&(TaskRef, u32), &Pending)| pending.again_at.is_some_and(|at| at <= now);
         let due: Vec<(TaskRef, u32)> = self.outputs.copies.iter().filter(due).map(|(key, _)| *key).collect();
         for key in due {
@@ -401,10 +407,17 @@ impl Reactor {
             if !open || !self.machine.only_open(run) {
                 continue;
             }
-            // Nobody waits for room in a run that was cancelled.
+            // Nobody waits for room in a run that was cancelled, and nobody for ever.
             let cancelled = self.machine.run(run).is_some_and(|view| view.cancelling);
-            let waiting = of_run.map_or(0, |of_run| of_run.waiting);
-            if pending == 0 || cancelled && pending == waiting {
+            let given_up = match self.outputs.runs.get_mut(&run).filter(|of_run| of_run.waiting > 0 && of_run.waiting == pending)
+            {
+                None => false,
+                Some(of_run) => {
+                    let since = *of_run.stuck_since.get_or_insert_with(Instant::now);
+                    cancelled || since.elapsed() >= self.results_ttl
+                }
+            };
+            if pending == 0 || given_up {
                 self.step(Input::CloseRun { run });
                 closed = true;
             }
@@ -431,6 +444,30 @@ impl Reactor {
             return format!("every task is over; {} outputs are being copied{why}", of_run.pending);
         }
         String::new()
+    }
+
+    pub(super) fn output_figures(&self) -> OutputFigures {
+        let (usage, moved) = (self.outputs.store.usage(), self.outputs.store.metrics());
+        OutputFigures {
+            stored_bytes: usage.bytes,
+            waiting: usage.waiting,
+            copied_bytes: moved.bytes_copied,
+            shared_bytes: moved.bytes_shared,
+        }
+    }
+
+    /// Why a task's outputs are not in the run's directory yet; nothing when they are.
+    pub(super) fn uncopied_because(&self, run: RunId, task: TaskRef) -> Option<String> {
+        let (_, pending) = self.outputs.copies.iter().find(|((of, _), pending)| *of == task && pending.result)?;
+        let holder = self.worker_name(pending.session);
+        let bytes = pending.copy.bytes();
+        Some(match pending.waits {
+            true => format!("its outputs ({bytes} bytes) wait on worker {holder}: {}", self.outputs_note(run)),
+            false if pending.tries > 0 => {
+                format!("its outputs ({bytes} bytes) are on worker {holder} and could not be copied {} times yet", pending.tries)
+            }
+            false => format!("its outputs ({bytes} bytes) are being copied from worker {holder}"),
+        })
     }
 
     /// The run is over: nothing is known of its outputs any more but where they lie.

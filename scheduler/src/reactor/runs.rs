@@ -539,7 +539,11 @@ impl Reactor {
         if !run.complete {
             return Err(Status::failed_precondition(format!("run `{}` is not over", request.run)));
         }
-        run.fetched = true;
+        // Its own directory goes; that of a client who shares the disk is the client's.
+        let forget = run.spec.fetched && !std::mem::replace(&mut run.fetched, true);
+        if forget && let Some(id) = id {
+            self.forget_outputs(id);
+        }
         if self.runs.values().all(|run| run.complete) {
             self.idle_since = Some(Instant::now());
         }

@@ -160,7 +160,7 @@ tasks:
     component: model
     foreach: { member: { range: [0, 6] } }
     inputs: { table: "{prepare.table}", maps: "{prepare.maps}" }
-    shell: "cat {inputs.table} {inputs.maps}/deep/m > {outputs.series} && echo {member} >> {outputs.series} && mkdir parts && echo {member} > parts/a && echo b > parts/b && echo scratch-{member} > {outputs.scratch}"
+    shell: "cat {inputs.table} {inputs.maps}/deep/m > {outputs.series} && echo {member} >> {outputs.series} && mkdir -p parts && echo {member} > parts/a && echo b > parts/b && echo scratch-{member} > {outputs.scratch}"
     outputs:
       series: file
       parts: { path: "parts/*", type: list }
@@ -299,25 +299,25 @@ tasks:
     let here = machines.sandbox.path(".").canonicalize().unwrap();
     machines.sandbox.write("user/scalable.yaml", manifest.replace("HERE", &here.display().to_string()));
     let running = machines.start_run();
-    let name = machines.last_run().name();
-    let status = |machines: &Machines| {
-        let finished = Running::start(machines.command(&["status", &name, "-o", "json"]), &machines.sandbox.path("."), "status");
-        finished.wait().stdout
+    let ask = |machines: &Machines, words: &[&str]| {
+        Running::start(machines.command(words), &machines.sandbox.path("."), "ask").wait().stdout
     };
-    until("the run to say that storage limits it", || status(&machines).contains("limited: storage").then_some(()));
+    let limited = |text: String| text.contains("limited: storage: the output store has 0 of at most 1000 bytes").then_some(());
+    until("the run to say that storage limits it", || limited(running.stderr()));
     until("the second task to run", || machines.sandbox.processes_of("sleep").first().map(|_| ()));
     machines.worker("w2");
     machines.workers[0].signal(Signal::SIGKILL);
     machines.workers.remove(0).wait();
     machines.sandbox.write("w2/go", "");
     until("the last task to be over", || {
-        let said: Value = serde_json::from_str(&status(&machines)).ok()?;
-        let groups = said["groups"].as_array()?.clone();
+        let said: Value = serde_json::from_str(&ask(&machines, &["status", "-o", "json"])).ok()?;
+        let groups = said["runs"][0]["groups"].as_array()?.clone();
         groups.iter().all(|group| group["succeeded"] == 1).then_some(())
     });
     // Only room is missing now. Nothing was dropped, and giving up is the user's to say.
-    let said = status(&machines);
-    assert!(said.contains("limited: storage") && said.contains("--store-limit"), "{said}");
+    let name = machines.last_run().name();
+    let explained = ask(&machines, &["explain", &format!("{name}/make[0]")]);
+    assert!(explained.contains("limited: storage") && explained.contains("w2"), "{explained}");
     running.signal(Signal::SIGTERM);
     running.wait().expect(143);
     let run = machines.last_run();
