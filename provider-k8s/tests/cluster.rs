@@ -1,6 +1,6 @@
 //! Against a real cluster, which `SCALABLE_TEST_KUBECONFIG` names: a whole run with stand-ins for the programs, every reason that Kubernetes
 //! gives, and what is found before anything exists. The user has one namespaced Role, and the scheduler the one its run makes.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 
@@ -327,5 +327,19 @@ async fn a_scheduler_that_does_not_start_leaves_nothing() {
     let error = launcher.start_telling(&mut |_| {}).await.err().expect("it ends");
     assert!(error.message.contains("ended with code 9") && error.message.ends_with("\nno licence"), "{error}");
     assert!(ground.is_empty().await);
+    // A command line that is gone after its first request: the deadline runs although there is no pod.
+    let options = KubernetesOptions { start_deadline_ms: 2_000, ..KubernetesOptions::default() };
+    let launcher = ground.launcher("gone", Vec::new(), options);
+    let jobs: Api<Job> = Api::namespaced(ground.admin.clone(), &ground.name);
+    jobs.create(&PostParams::default(), &launcher.launch.job()).await.unwrap();
+    let begun = Instant::now();
+    let ended = loop {
+        if let Some(ended) = list(&launcher.client, &ground.name).await.unwrap()[0].ended.clone() {
+            break ended;
+        }
+        assert!(begun.elapsed() < common::LONG, "the deadline does not run");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert!(ended.starts_with("Failed: DeadlineExceeded"), "{ended}");
     ground.finish().await;
 }

@@ -1,5 +1,5 @@
 //! A namespace of a real cluster for one test: restricted, and with one user who has the one Role that the documentation asks for.
-#![allow(clippy::unwrap_used, dead_code)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, dead_code)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
