@@ -17,6 +17,7 @@ use crate::driver;
 use crate::exit::{CommandResult, Failure, code};
 use crate::fetch;
 use crate::interrupt::Signals;
+use crate::kubernetes;
 use crate::launcher::{LocalLauncher, LocalScheduler, wait_gone};
 use crate::records::{Pids, RunRecord};
 use crate::runs::{self, RunDirectory};
@@ -97,7 +98,10 @@ fn prepare_and_go(
             directory.write_record(record)?;
             block_on(with_scheduler(context, job, &place, directory, record, submission))
         }
-        None => with_local(context, job, directory, record, submission),
+        None => match &job.workflow.manifest.target.kubernetes {
+            Some(options) => block_on(kubernetes::carry_out(context, job, options, directory, record, submission)),
+            None => with_local(context, job, directory, record, submission),
+        },
     }
 }
 
@@ -283,7 +287,8 @@ pub fn verify_gone(pids: &[u32]) -> Result<(), Failure> {
     Err(Failure::infrastructure(format!("processes {} did not end", left.join(", "))).help("end them with kill"))
 }
 
-fn with_more(failure: Failure, more: Option<Failure>) -> Failure {
+/// A failure, and what went wrong on top of it.
+pub fn with_more(failure: Failure, more: Option<Failure>) -> Failure {
     match more {
         Some(more) => Failure { message: format!("{}\n{}", failure.message, more.message), ..failure },
         None => failure,
@@ -291,7 +296,7 @@ fn with_more(failure: Failure, more: Option<Failure>) -> Failure {
 }
 
 /// Says how to come back.
-fn detached(context: &Context, directory: &RunDirectory) -> CommandResult {
+pub fn detached(context: &Context, directory: &RunDirectory) -> CommandResult {
     let ui = context.ui;
     if ui.json() {
         ui.out_json(

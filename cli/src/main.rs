@@ -13,6 +13,7 @@ mod exit;
 mod failure_text;
 mod fetch;
 mod interrupt;
+mod kubernetes;
 mod launcher;
 mod machine;
 mod plan_text;

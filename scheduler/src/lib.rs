@@ -11,6 +11,8 @@ pub mod dials;
 pub mod door;
 pub mod gate;
 pub mod http;
+#[cfg(feature = "k8s")]
+pub mod kubernetes;
 pub mod options;
 pub mod output_store;
 pub mod provision;

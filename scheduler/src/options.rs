@@ -67,6 +67,10 @@ pub struct Options {
     /// Start and keep this many workers on this machine (JSON).
     #[arg(long, value_name = "JSON")]
     pub local_workers: Option<String>,
+    /// Start and keep the workers that this document describes as pods of a namespace.
+    #[cfg(feature = "k8s")]
+    #[arg(long, value_name = "FILE", conflicts_with = "local_workers", requires = "credentials")]
+    pub kubernetes: Option<PathBuf>,
     /// Scale pools with their work; how (JSON, see `dials`). With `--local-workers` between its `minimum` and `maximum`.
     #[arg(long, value_name = "JSON", hide = true)]
     pub scale: Option<String>,
