@@ -15,6 +15,7 @@ use crate::connect::{self, Place, block_on};
 use crate::drive::{End, Ended, Watched, drive};
 use crate::driver;
 use crate::exit::{CommandResult, Failure, code};
+use crate::fetch;
 use crate::interrupt::Signals;
 use crate::launcher::{LocalLauncher, LocalScheduler, wait_gone};
 use crate::records::{Pids, RunRecord};
@@ -94,7 +95,7 @@ fn prepare_and_go(
             record.address = Some(place.address.clone());
             record.token_file = Some(runs::absolute(&place.token_file)?.display().to_string());
             directory.write_record(record)?;
-            block_on(with_scheduler(context, job, &place, directory, submission))
+            block_on(with_scheduler(context, job, &place, directory, record, submission))
         }
         None => with_local(context, job, directory, record, submission),
     }
@@ -106,7 +107,8 @@ async fn with_scheduler(
     job: &Job<'_>,
     place: &Place,
     directory: &RunDirectory,
-    submission: Submission,
+    record: &mut RunRecord,
+    mut submission: Submission,
 ) -> CommandResult {
     if job.driver.is_some() {
         return Err(Failure::usage("--workflow starts a cluster of its own, and --address (or SCALABLE_ADDRESS) names another")
@@ -119,6 +121,13 @@ async fn with_scheduler(
     }
     let mut signals = Signals::new()?;
     let client = place.connect().await?;
+    if !client.shares(&directory.path).await? {
+        fetch::bring_files(&client, directory, &submission.files).await?;
+        submission.spec.fetched = true;
+        record.fetched = true;
+        "running".clone_into(&mut record.status);
+        directory.write_record(record)?;
+    }
     client.submit_run(submission.spec).await?;
     if job.how.detach {
         return detached(context, directory);
@@ -127,6 +136,9 @@ async fn with_scheduler(
     let watched =
         Watched { ui: context.ui, client: &client, run: &directory.name, directory: &path, scheduler: None, outlives: true };
     let ended = drive(&watched, &mut signals).await?;
+    if record.fetched && matches!(ended.end, End::Over) {
+        fetch::fetch_run(context.ui, &client, directory).await?;
+    }
     finish_watching(context, directory, ended)
 }
 

@@ -11,6 +11,7 @@ mod drive;
 mod driver;
 mod exit;
 mod failure_text;
+mod fetch;
 mod interrupt;
 mod launcher;
 mod machine;

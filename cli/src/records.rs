@@ -50,6 +50,8 @@ pub struct RunRecord {
     pub takes_over: Option<String>,
     /// A workflow that was only checked.
     pub stub: bool,
+    /// The scheduler does not see this directory: what the run leaves is fetched from it.
+    pub fetched: bool,
 }
 
 /// Processes of a run while it lives.

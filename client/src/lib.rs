@@ -60,6 +60,7 @@ mod outbox;
 mod outgoing;
 mod processes;
 mod program;
+mod run_files;
 mod scatter;
 mod session;
 mod shared;
@@ -87,6 +88,7 @@ pub use local::LocalBuilder;
 pub use map::Map;
 pub use options::{Configured, Cpus, Isolation, Memory, Options, Span};
 pub use processes::Start;
+pub use run_files::FetchedFiles;
 /// Makes a function a task that a [`Session`] can submit. It stays callable as it was.
 ///
 /// ```
@@ -142,6 +144,7 @@ pub use processes::Start;
 /// ```
 pub use scalable_macros::task;
 pub use scalable_proto::v1;
+pub use scalable_tls::Connection;
 pub use scatter::SCATTER_BYTES_MAX;
 pub use session::Session;
 pub use task_error::{Attempt, TaskError};

@@ -21,6 +21,9 @@ pub(crate) const APPEND_ELEMENTS_MAX: u32 = 1 << 16;
 const ELEMENT_BYTES: usize = 4;
 /// What a source costs.
 const SOURCE_BYTES: usize = 8;
+/// Words that wait for more of their kind, and ranges in them, at most.
+const WORDS_WAIT_MAX: usize = 64;
+const RANGES_WAIT_MAX: usize = 1024;
 /// What a frame costs beside what is in it.
 const FRAME_BYTES: usize = 64;
 
@@ -277,6 +280,19 @@ impl Outbox {
     pub(crate) fn cancel(&mut self, range: Range) {
         let after = self.word();
         self.words.push_back((after, Word::Cancel(range)));
+    }
+
+    /// True when [`Outbox::take_word`] has something that is not to wait for more: a cancel, or much that was let go of.
+    pub(crate) fn has_urgent_word(&self) -> bool {
+        let ready = self.words.iter().take(WORDS_WAIT_MAX).take_while(|(after, _)| *after <= self.acknowledged);
+        let mut ranges = 0;
+        for (_, word) in ready {
+            match word {
+                Word::Cancel(_) => return true,
+                Word::Release(some) => ranges += some.len(),
+            }
+        }
+        ranges >= RANGES_WAIT_MAX || self.has_word() && self.words.len() >= WORDS_WAIT_MAX
     }
 
     /// True when [`Outbox::take_word`] has something.

@@ -19,6 +19,8 @@ pub const INPUTS_MAX: usize = 4096;
 pub const VALUES_INLINE_MAX: usize = 32 << 10;
 /// Bytes of objects of one call inside its own frame; more come in frames before it.
 const OBJECTS_INLINE_MAX: usize = 32 << 10;
+/// Bytes of an object in a frame before its own.
+const OBJECT_HEAD_BYTES: usize = 5;
 /// Objects of one call that are memory and come with its own frame.
 const MEMORY_WITH_CALL_MAX: usize = 16;
 /// Bytes at which a frame of calls is sent without waiting for more.
@@ -244,6 +246,30 @@ impl Calls {
         self.count += 1;
     }
 
+    /// Appends a call each of whose inputs is one small object, unless it is too large for that: false then, and nothing was
+    /// appended. To be asked before: [`Calls::is_full`].
+    pub fn push_small<'a>(
+        &mut self,
+        head: CallHead,
+        values: &[u8],
+        inputs: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+    ) -> bool {
+        let count = inputs.len();
+        let length = 6 + inputs.clone().map(|object| 4 + OBJECT_HEAD_BYTES + object.len()).sum::<usize>();
+        if values.len() > VALUES_INLINE_MAX || CALL_BYTES + length > OBJECTS_INLINE_MAX {
+            return false;
+        }
+        self.begin();
+        CallHead { values: values.len() as u32, inputs: length as u32, ..head }.write(&mut self.frame);
+        self.frame.bytes(values);
+        self.frame.u16(count as u16);
+        (0..count).for_each(|_| self.frame.u32(1));
+        self.frame.u32(count as u32);
+        inputs.for_each(|object| write_here(object, &mut self.frame));
+        self.count += 1;
+        true
+    }
+
     fn begin(&mut self) {
         if self.count == 0 {
             self.frame.begin(frame::CALLS);
@@ -307,24 +333,26 @@ impl Calls {
 
 fn object_bytes(object: &Object<'_>) -> usize {
     match object {
-        Object::Here(bytes) => 5 + bytes.len(),
+        Object::Here(bytes) => OBJECT_HEAD_BYTES + bytes.len(),
         Object::Memory(_) => 9,
     }
 }
 
 fn write_object(object: &Object<'_>, to: &mut Builder, memory: &mut Vec<Arc<dyn Lent>>) {
     match object {
-        Object::Here(bytes) => {
-            to.u8(crate::host::HERE);
-            to.u32(bytes.len() as u32);
-            to.bytes(bytes);
-        }
+        Object::Here(bytes) => write_here(bytes, to),
         Object::Memory(sealed) => {
             to.u8(crate::host::IN_MEMORY);
             to.u64(sealed.bytes());
             memory.push(sealed.clone());
         }
     }
+}
+
+fn write_here(bytes: &[u8], to: &mut Builder) {
+    to.u8(crate::host::HERE);
+    to.u32(bytes.len() as u32);
+    to.bytes(bytes);
 }
 
 fn objects_before<'a>(call: u32, objects: impl Iterator<Item = &'a Object<'a>>) -> Vec<Outgoing> {

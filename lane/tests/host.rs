@@ -273,6 +273,20 @@ fn inputs_come_inside_beside_and_before_a_call() {
 }
 
 #[test]
+fn small_inputs_are_written_alike_either_way() {
+    let head = CallHead { call: 1, group: 2, index: 3, attempt: 1, task_id: 9, values: 0, inputs: 0 };
+    let objects: [&[u8]; 3] = [b"ab", b"", b"cde"];
+    let inputs = objects.map(|bytes| Input { many: false, objects: vec![Object::Here(bytes)] });
+    let (mut one, mut other) = (Calls::default(), Calls::default());
+    assert!(one.push_any(head, b"own", &inputs).unwrap().is_empty());
+    assert!(other.push_small(head, b"own", objects.into_iter()));
+    assert_eq!((other.count(), other.finish(1).bytes), (1, one.finish(1).bytes));
+    let large = vec![0; 32 << 10];
+    assert!(!other.push_small(head, b"", [large.as_slice()].into_iter()), "it goes before its call");
+    assert_eq!(other.count(), 0);
+}
+
+#[test]
 fn a_segment_is_used_again_when_nobody_reads_it() {
     let mut host = Driven::start(1);
     let call = |host: &mut Driven, call: u32, bytes: u64| {

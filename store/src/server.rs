@@ -17,9 +17,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::LocalSet;
 
-use crate::transport::Stream;
 use crate::wire::{Code, Instance, abstract_name};
-use crate::{BlobDirectory, Capability, Denied, Digest, Key, ObjectKey, Store, now_ms, sys};
+use crate::{BlobDirectory, Capability, Denied, Digest, FileIndex, Key, ObjectKey, Store, now_ms, sys};
 
 /// How a server behaves.
 #[derive(Clone, Debug)]
@@ -43,6 +42,10 @@ pub struct ServerOptions {
     pub uploads: Option<BlobDirectory>,
     /// Largest upload in bytes.
     pub upload_bytes_max: u64,
+    /// Files that are served by their digests from where they lie.
+    pub files: Option<FileIndex>,
+    /// TCP connections are TLS. Who may have what is still a capability's affair.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl ServerOptions {
@@ -58,6 +61,8 @@ impl ServerOptions {
             idle: Duration::from_secs(60),
             uploads: None,
             upload_bytes_max: 256 << 20,
+            files: None,
+            tls: None,
         }
     }
 }
@@ -253,13 +258,13 @@ async fn serve(
         }
     };
     let accept_unix = async || match &unix {
-        Some(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+        Some(listener) => listener.accept().await.map(|(stream, _)| connection::Taken::Unix(stream)),
         None => std::future::pending().await,
     };
     loop {
         let accepted = tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => return,
-            accepted = tcp.accept() => accepted.map(|(stream, _)| Stream::Tcp(stream)),
+            accepted = tcp.accept() => accepted.map(|(stream, _)| connection::Taken::Tcp(stream)),
             accepted = accept_unix() => accepted,
         };
         match accepted {

@@ -27,19 +27,17 @@ fn ends(count: u32) -> Vec<u32> {
 /// What a scheduler makes of it for a worker: rows in a slab, first attempts, one shape, no deadline.
 pub fn dispatch(append: v1::Append) -> v1::DispatchBatch {
     let v1::Append { first, count, args_end, args, .. } = append;
-    let ids = |high: u64| (first..first + count).map(|index| high << 32 | u64::from(index)).collect();
     v1::DispatchBatch {
-        handle: ids(1),
+        handle: (first..first + count).map(|index| 1 << 32 | u64::from(index)).collect(),
         // What is the same for all is sent once.
         group: vec![1],
         index: (first..first + count).collect(),
         attempt: vec![1],
         shape: vec![1],
         timeout_ms: vec![0],
-        task_id: Vec::new(),
-        fence: ids(0),
         args_end,
         args,
+        ..Default::default()
     }
 }
 

@@ -106,6 +106,24 @@ fn exchange(scale: &Scale, arguments: &[&str]) -> Result<Measure> {
     Ok(Box::new(move || Ok(rig.block_on(|session| two_each(session, count))?.into())))
 }
 
+/// Workers on this host send each other bytes over TCP, as if they were not.
+const NO_SHORT_CUTS: &[&str] = &["--no-short-cuts"];
+
+/// MiB a second, one worker, without short cuts.
+pub fn results_net(scale: &Scale) -> Result<Measure> {
+    results(scale, TWO_SLOTS, NO_SHORT_CUTS)
+}
+
+/// MiB a second, four workers, without short cuts.
+pub fn results_net_four(scale: &Scale) -> Result<Measure> {
+    results(scale, FOUR_WORKERS, NO_SHORT_CUTS)
+}
+
+/// MiB a second, two blocks a task, without short cuts.
+pub fn exchange_net(scale: &Scale) -> Result<Measure> {
+    exchange(scale, NO_SHORT_CUTS)
+}
+
 /// MiB a second, one worker, as they go by default.
 pub fn results_host(scale: &Scale) -> Result<Measure> {
     results(scale, TWO_SLOTS, &[])

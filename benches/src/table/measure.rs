@@ -15,6 +15,9 @@ pub struct Scale {
     /// Runs of each measurement
     #[arg(long, default_value_t = 5)]
     pub runs: u32,
+    /// Say where the time goes instead of measuring: ours alone, under perf
+    #[arg(long)]
+    pub profile: bool,
     /// Where our programs lie
     #[arg(long)]
     pub programs: PathBuf,
@@ -60,6 +63,9 @@ pub struct Series {
     pub runs: Vec<Vec<f64>>,
     /// CPU microseconds a task of each process, in the last run.
     pub cpu: Vec<(String, f64)>,
+    /// Where the time goes, by process: see [`super::profile`].
+    #[serde(default)]
+    pub profile: Vec<String>,
     /// Why it failed, or empty.
     pub failed: String,
 }

@@ -1,9 +1,11 @@
 //! The table of speed: rows as data (`rows`), measured in processes of their own (`measure`, `runner`), judged (`judge`) by what
-//! the machine and the peers reach in the same run, and reported (`report`).
+//! the machine and the peers reach in the same run, and reported (`report`), those that are not reached with where their time goes
+//! (`profile`).
 
 mod judge;
 mod machine;
 mod measure;
+mod profile;
 mod report;
 mod rows;
 mod runner;

@@ -44,6 +44,8 @@ pub struct Row {
     pub runs: usize,
     /// CPU microseconds a task of each of our processes: where the time goes.
     pub cpu_us_per_task: Map<String, Value>,
+    /// Of a row that was not reached: functions by their CPU time, a line for each process.
+    pub profile: Vec<String>,
     /// Why it failed, is void or is not judged, and by how much it fails.
     pub note: String,
 }
@@ -101,6 +103,7 @@ fn row(work: &Work, figure: &'static Figure, at: usize, series: &[Series], cells
         spread: (!values.is_empty()).then(|| spread(&values)),
         runs: values.len(),
         cpu_us_per_task: ours.iter().flat_map(|ours| &ours.cpu).map(|(name, cpu)| (name.clone(), json!(cpu))).collect(),
+        profile: Vec::new(),
         note: notes.join("; "),
     }
 }
@@ -193,6 +196,9 @@ pub fn markdown(machine: &Machine, versions: &BTreeMap<&str, String>, rows: &[Ro
             let each = row.cpu_us_per_task.iter().map(|(of, cpu)| format!("{of} {}", number(cpu.as_f64().unwrap_or_default())));
             line(format_args!("  CPU, µs a task: {}", each.collect::<Vec<_>>().join(", ")));
         }
+        for process in &row.profile {
+            line(format_args!("  - {process}"));
+        }
     }
     text
 }
@@ -224,7 +230,13 @@ mod tests {
 
     fn series(name: &str, runs: &[f64], failed: &str) -> Series {
         let runs = runs.iter().map(|run| vec![*run]).collect();
-        Series { name: name.to_owned(), runs, cpu: vec![("client".to_owned(), 0.25)], failed: failed.to_owned() }
+        Series {
+            name: name.to_owned(),
+            runs,
+            cpu: vec![("client".to_owned(), 0.25)],
+            failed: failed.to_owned(),
+            ..Series::default()
+        }
     }
 
     fn cells() -> Vec<(String, Cell)> {
@@ -239,6 +251,7 @@ mod tests {
             runs: of.runs.clone(),
             cpu: of.cpu.clone(),
             failed: of.failed.clone(),
+            ..Series::default()
         });
         let mut rows = rows(&work(), &series, &cells());
         let row = rows.remove(0);

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::machine::Machine;
 use super::measure::{Measure, Scale, Series};
+use super::profile::Profile;
 use super::report;
 use super::rows::{WORKS, Work};
 use super::{RowOptions, TableOptions, of_name};
@@ -38,7 +39,7 @@ pub fn run(options: &TableOptions) -> Result<()> {
     // The largest number of tasks that ends in 10 s: of each run, or when it must be quick of all runs of a cell together.
     let seconds_per_run = if options.quick { 0.6 } else { 10.0 };
     let budget = Budget { seconds_per_run, runs: RUNS };
-    let scale = Scale { quick: options.quick, runs: RUNS, programs };
+    let scale = Scale { quick: options.quick, runs: RUNS, profile: false, programs };
     let machine = Machine::here();
     let mut rows = Vec::new();
     for (at, work) in works.iter().enumerate() {
@@ -58,7 +59,12 @@ pub fn run(options: &TableOptions) -> Result<()> {
             eprintln!("    {peer}: {}", report::cell_line(&cell));
             cells.push(((*peer).to_owned(), cell));
         }
-        rows.extend(report::rows(work, &series, &cells));
+        let mut of_work = report::rows(work, &series, &cells);
+        if of_work.iter().any(|row| row.met == Some(false)) {
+            let profile = profile_of(work, &scale, bound.saturating_sub(measuring.elapsed()));
+            of_work.iter_mut().filter(|row| row.met == Some(false)).for_each(|row| row.profile.clone_from(&profile));
+        }
+        rows.extend(of_work);
     }
     let versions = environment.map(|environment| environment.versions).unwrap_or_default();
     let markdown = report::markdown(&machine, &versions, &rows, begin.elapsed(), options.quick);
@@ -71,6 +77,17 @@ pub fn run(options: &TableOptions) -> Result<()> {
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Where the time of a row goes that was not reached.
+fn profile_of(work: &Work, scale: &Scale, limit: Duration) -> Vec<String> {
+    let series = in_a_process(work, &Scale { profile: true, ..scale.clone() }, limit);
+    let ours = series.map(|series| series.into_iter().next().unwrap_or_default());
+    match ours {
+        Ok(ours) if ours.failed.is_empty() => ours.profile,
+        Ok(ours) => vec![format!("there is no profile: {}", ours.failed)],
+        Err(error) => vec![format!("there is no profile: {error:#}")],
+    }
 }
 
 /// A peer's name and how it is started: `snakemake --scheduler greedy` is another way of `snakemake`.
@@ -107,6 +124,9 @@ fn in_a_process(work: &Work, scale: &Scale, limit: Duration) -> Result<Vec<Serie
     if scale.quick {
         command.arg("--quick");
     }
+    if scale.profile {
+        command.arg("--profile");
+    }
     let mut child = command.stdin(Stdio::null()).stdout(said.reopen()?).process_group(0).spawn()?;
     let status = peers::wait(&mut child, limit);
     peers::end_group(&mut child);
@@ -120,8 +140,28 @@ fn in_a_process(work: &Work, scale: &Scale, limit: Duration) -> Result<Vec<Serie
 /// The process of one row: measures and prints the series.
 pub fn run_row(options: &RowOptions) -> Result<()> {
     let work = of_name(&options.work).with_context(|| format!("there is no row {:?}", options.work))?;
-    show(&serde_json::to_string(&measured(work, &options.scale))?);
+    let series = match options.scale.profile {
+        true => vec![profiled(work, &options.scale)],
+        false => measured(work, &options.scale),
+    };
+    show(&serde_json::to_string(&series)?);
     Ok(())
+}
+
+/// Ours once to warm up and once under perf.
+fn profiled(work: &Work, scale: &Scale) -> Series {
+    let profile = || {
+        let mut run = work.ours.context("it is not measured")?(scale)?;
+        run()?;
+        let profile = Profile::begin()?;
+        run()?;
+        profile.end()
+    };
+    let name = "ours".to_owned();
+    match profile() {
+        Ok(profile) => Series { name, profile, ..Series::default() },
+        Err(error) => Series { name, failed: format!("{error:#}"), ..Series::default() },
+    }
 }
 
 fn measured(work: &Work, scale: &Scale) -> Vec<Series> {

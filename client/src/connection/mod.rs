@@ -36,6 +36,8 @@ const DATA_TRANSPORT_FRAMES: usize = 2;
 /// Frames received before they are acknowledged even when more are coming: the scheduler pushes progress only as fast as it is
 /// acknowledged.
 const FRAMES_PER_ACK: u32 = 64;
+/// How long acknowledgements, and words that nobody waits for, wait for more of their kind.
+const SAY_AFTER: Duration = Duration::from_millis(10);
 /// How long control is heard after data has ended: a scheduler that ends says its last words on one connection and closes both.
 const CONTROL_BEHIND_DATA: Duration = Duration::from_millis(200);
 /// Heartbeat where the scheduler names none.
@@ -130,6 +132,8 @@ pub(crate) struct Connection {
     control_in: Receiver,
     data_in: Receiver,
     since_ack: u32,
+    /// When acknowledgements and words that nobody waits for are said at the latest.
+    say_at: Option<Instant>,
     asked: HashMap<Vec<u8>, (Asked, Reply)>,
     watches: Vec<(String, Feed)>,
     open: Option<Open>,
@@ -151,6 +155,7 @@ impl Connection {
             control_in: Receiver::default(),
             data_in: Receiver::default(),
             since_ack: 0,
+            say_at: None,
             asked: HashMap::new(),
             watches: Vec::new(),
             open: None,
@@ -362,7 +367,8 @@ impl Connection {
             if !commands_open && self.watches.is_empty() && self.asked.is_empty() && open_done {
                 return Stop::Unused;
             }
-            self.say_words();
+            self.say_what_is_due();
+            let say_at = self.say_at;
             let acks = self.acks();
             let make_control = |body, seq| v1::ClientControl { seq, acks: Some(acks), body: Some(body) };
             let control_ready = self.control.has_next();
@@ -403,9 +409,24 @@ impl Connection {
                 },
                 () = woken(self.open.as_ref()) => {}
                 _ = heartbeat.tick() => self.send_acks(),
-                () = std::future::ready(()), if self.since_ack > 0 => self.send_acks(),
+                () = reached(say_at) => {}
             }
         }
+    }
+
+    /// Says what may wait, once it has waited for long enough or has become much.
+    fn say_what_is_due(&mut self) {
+        let now = Instant::now();
+        let due = self.say_at.is_some_and(|at| at <= now);
+        let words = self.say_words(due);
+        if due && self.since_ack > 0 {
+            self.send_acks();
+        }
+        self.say_at = match words || self.since_ack > 0 {
+            true if due => Some(now + SAY_AFTER),
+            true => self.say_at.or(Some(now + SAY_AFTER)),
+            false => None,
+        };
     }
 
     /// A ping without a number: it carries acknowledgements and renews the lease, and losing one costs nothing.
@@ -518,6 +539,14 @@ impl Connection {
         };
         // A caller that does not wait any more has nothing to be told.
         let _ = reply.send(result);
+    }
+}
+
+/// Completes at this time, if there is one.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

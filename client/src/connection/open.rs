@@ -37,17 +37,22 @@ impl Connection {
         })
     }
 
-    /// Queues for control what the open run has to say there.
-    pub(super) fn say_words(&mut self) {
-        let Some(open) = &self.open else { return };
+    /// Queues for control what the open run has to say there: what somebody waits for at once, the rest only when it is `due`. True
+    /// when something is left.
+    pub(super) fn say_words(&mut self, due: bool) -> bool {
+        let Some(open) = &self.open else { return false };
         let mut outbox = open.shared.outbox();
-        while let Some(word) = outbox.take_word() {
-            self.control.push(word);
+        if due || outbox.has_urgent_word() {
+            while let Some(word) = outbox.take_word() {
+                self.control.push(word);
+            }
         }
+        let left = outbox.has_word();
         drop(outbox);
         if let Some(weight) = open.shared.taken() {
             self.control.push(ControlBody::Taken(v1::ResultsTaken { weight }));
         }
+        left
     }
 
     /// Everything up to `seq` of data is acknowledged.

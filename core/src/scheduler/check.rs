@@ -242,7 +242,7 @@ impl Scheduler {
         ensure!(left == group.whole_left, "{left} gates are closed and it counts {}", group.whole_left);
         let skipped_or_cancelled = |index| group.skipped.contains(index) || group.cancelled.contains(index);
         for index in 0..group.length.unwrap_or(0) {
-            let mut met = left == 0 && group.cells.get(index).left == 0;
+            let mut met = left == 0 && group.cells.left(index) == 0;
             for upstream in group.upstreams.iter().filter(|upstream| !upstream.is_gate()) {
                 let up = self.groups.get(&upstream.group).ok_or("an upstream group is not known")?;
                 let satisfied = upstream.upstream_of(index).into_iter().all(|from| counts(up, from, upstream.data));

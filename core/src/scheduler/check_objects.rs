@@ -7,29 +7,34 @@ use super::depend::UpstreamKind;
 use super::group::Group;
 use super::rows::NIL;
 use crate::ids::TaskRef;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Scheduler {
     /// Both lists of every edge agree, and every cell counts what its edges say.
     pub(super) fn check_edges(&self) -> Result<(), String> {
-        let mut total = 0;
+        let (mut total, mut listed) = (0, 0);
+        // Of each task: how many read it, and how many might again.
+        let mut references: BTreeMap<TaskRef, (u32, u32)> = BTreeMap::new();
         for (id, group) in &self.groups {
             ensure!(group.kept || group.cells.is_empty(), "group {} has edges of elements and is of no open run", id.0);
             for index in group.cells.indices() {
                 let task = TaskRef { group: *id, index };
                 let at = |what: &str| format!("element {index} of group {} '{}': {what}", id.0, group.name);
                 let cell = group.cells.get(index);
+                let over = group.all_over(index, index + 1);
                 let mut left = 0;
                 for edge in self.edges.led_into(cell.ups).map(|at| self.edges.get(at)) {
                     total += 1;
                     ensure!(edge.down == task, "{}", at("an edge of another element is on its list"));
                     left += u32::from(!edge.met);
                     let up = self.groups.get(&edge.up.group).ok_or_else(|| at("an edge comes from nowhere"))?;
-                    let listed = self.edges.out_of(up.cells.get(edge.up.index).downs).any(|at| {
+                    let known = self.edges.out_of(up.cells.downs(edge.up.index)).any(|at| {
                         let other = self.edges.get(at);
                         (other.up, other.down) == (edge.up, edge.down)
                     });
-                    ensure!(listed, "{}", at("its upstream does not know its edge"));
+                    ensure!(known || edge.apart, "{}", at("its upstream does not know its edge"));
+                    let settled = up.all_over(edge.up.index, edge.up.index + 1) && !up.objects.contains_key(&edge.up.index);
+                    ensure!(settled || !edge.apart, "{}", at("what its edge is apart from may be waited for again"));
                     let counts = up.succeeded.contains(edge.up.index)
                         || !edge.data && up.restoring.contains(edge.up.index)
                         || group.always && up.in_trouble(edge.up.index);
@@ -38,29 +43,37 @@ impl Scheduler {
                         "{}",
                         at("an edge is met and does not count, or counts and is not met")
                     );
+                    ensure!(edge.data || !over, "{}", at("an element that is over still waits"));
+                    let inherits = group.objects.contains_key(&index) && group.succeeded.contains(index);
+                    ensure!(!over || inherits, "{}", at("an element that is over and will never read again has an edge"));
+                    let (readers, heirs) = references.entry(edge.up).or_default();
+                    *readers += u32::from(edge.data && !over);
+                    *heirs += u32::from(edge.data && over);
                 }
                 ensure!(left == cell.left, "{} {left}, {}", at("it waits for other edges than it counts:"), cell.left);
-                let (mut readers, mut heirs) = (0, 0);
                 for edge in self.edges.out_of(cell.downs).map(|at| self.edges.get(at)) {
-                    ensure!(edge.up == task, "{}", at("an edge out of another task is on its list"));
-                    let down = self.groups.get(&edge.down.group).ok_or_else(|| at("an edge leads nowhere"))?;
-                    let over = down.all_over(edge.down.index, edge.down.index + 1);
-                    readers += u32::from(edge.data && !over);
-                    heirs += u32::from(edge.data && over);
-                    ensure!(edge.data || !over, "{}", at("an element that is over still waits for it"));
-                    let inherits = down.objects.contains_key(&edge.down.index) && down.succeeded.contains(edge.down.index);
-                    ensure!(!over || inherits, "{}", at("an element that is over and will never read it again has an edge"));
+                    listed += 1;
+                    ensure!(edge.up == task && !edge.apart, "{}", at("an edge out of another task is on its list"));
                 }
+            }
+        }
+        for (id, group) in &self.groups {
+            for index in group.cells.indices() {
+                let cell = group.cells.get(index);
+                let (readers, heirs) = references.remove(&TaskRef { group: *id, index }).unwrap_or_default();
                 ensure!(
-                    (readers, heirs) == (cell.readers, cell.heirs),
-                    "{} {readers} read it and {heirs} might again, it counts {} and {}",
-                    at("references do not balance:"),
+                    (readers, heirs) == (cell.readers, cell.rare.heirs),
+                    "element {index} of group {} '{}': references do not balance: {readers} read it and {heirs} might again, it counts {} and {}",
+                    id.0,
+                    group.name,
                     cell.readers,
-                    cell.heirs
+                    cell.rare.heirs
                 );
             }
         }
+        ensure!(references.values().all(|(readers, heirs)| readers + heirs == 0), "tasks without a cell are read");
         ensure!(total == self.edges.len(), "{total} edges are on lists and {} are in use", self.edges.len());
+        ensure!(listed <= total, "{listed} edges lead out of tasks and {total} into them");
         Ok(())
     }
 
@@ -169,9 +182,9 @@ impl Scheduler {
                 }
             }
         }
-        for index in group.cells.indices().into_iter().filter(|index| group.cells.get(*index).ups != NIL) {
+        for index in group.cells.indices().into_iter().filter(|index| group.cells.ups(*index) != NIL) {
             let over = group.all_over(index, index + 1);
-            let of = self.edges.led_into(group.cells.get(index).ups).map(|at| self.edges.get(at));
+            let of = self.edges.led_into(group.cells.ups(index)).map(|at| self.edges.get(at));
             let of = of.filter(|edge| edge.data).map(|edge| edge.up);
             match (over, group.objects.contains_key(&index)) {
                 (false, _) => read.extend(of),

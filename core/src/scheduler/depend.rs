@@ -388,12 +388,14 @@ impl Scheduler {
     /// Passes ends on along edges of single elements.
     fn pass_on_edges(&mut self, settled: Settled, out: &mut Outbox) {
         let Settled { group: id, first, end, how } = settled;
-        for index in self.group_of(id).cells.within(first, end) {
+        let mut from = first;
+        while let Some(index) = self.group_of(id).cells.next(from, end) {
+            from = index + 1;
             let root = match how {
                 End::Skipped(root) => root,
                 _ => TaskRef { group: id, index },
             };
-            let mut at = self.group_of(id).cells.get(index).downs;
+            let mut at = self.group_of(id).cells.downs(index);
             while at != NIL {
                 let here = at;
                 at = self.edges.next(here);
@@ -405,16 +407,17 @@ impl Scheduler {
                 let Some(waiter) = self.groups.get_mut(&down.group) else { continue };
                 if how == End::Succeeded || waiter.always {
                     edge.met = true;
-                    let left = waiter.cells.change(down.index, |cell| {
-                        cell.left -= 1;
-                        cell.left
-                    });
-                    if left == 0 && waiter.whole_left == 0 {
+                    if waiter.cells.meet(down.index) == 0 && waiter.whole_left == 0 {
                         self.edges_met.push(down);
                     }
                 } else {
                     self.skip_range(down.group, down.index, down.index + 1, root, out);
                 }
+            }
+            let edges = &mut self.edges;
+            if let Some(group) = self.groups.get_mut(&id).filter(|group| !group.objects.contains_key(&index)) {
+                // It cannot be lost, so nobody will wait for it again.
+                group.cells.change(index, |cell| edges.dissolve(cell));
             }
         }
     }
@@ -433,8 +436,11 @@ impl Scheduler {
         for upstream in group.upstreams.iter().filter(|upstream| !upstream.is_gate()) {
             ranges = ranges.into_iter().flat_map(|(first, end)| upstream.satisfied.within(first, end)).collect();
         }
-        let ranges: Vec<(u32, u32)> =
-            ranges.into_iter().flat_map(|(first, end)| group.waiting.within(first, end).collect::<Vec<_>>()).collect();
+        let mut waiting: Vec<(u32, u32)> = Vec::with_capacity(ranges.len());
+        for (first, end) in ranges {
+            waiting.extend(group.waiting.within(first, end));
+        }
+        let ranges = waiting;
         let ranges = if group.cells.is_empty() { ranges } else { group.cells.without_left(ranges) };
         let mut changed = false;
         let mut apart: Vec<u32> = Vec::new();

@@ -114,7 +114,7 @@ impl Scheduler {
             };
             return format!("it waits for {}, which is {}{more}", self.name_of(task), self.state_word(task));
         }
-        let head = if group.cells.is_empty() { NIL } else { group.cells.get(index).ups };
+        let head = if group.cells.is_empty() { NIL } else { group.cells.ups(index) };
         let mut unmet = self.edges.led_into(head).map(|at| self.edges.get(at)).filter(|edge| !edge.met).map(|edge| edge.up);
         // The one that is nearest to its end says most.
         let Some(first) = unmet.next() else { return "it waits for its dependencies".to_owned() };

@@ -75,7 +75,7 @@ impl Scheduler {
                 _ => upstream.upstream_of(task.index).into_iter().take(INPUTS_MAX).for_each(|index| add(up, index)),
             }
         }
-        let head = if group.cells.is_empty() { NIL } else { group.cells.get(task.index).ups };
+        let head = if group.cells.is_empty() { NIL } else { group.cells.ups(task.index) };
         for edge in self.edges.led_into(head).take(INPUTS_MAX).map(|at| self.edges.get(at)).filter(|edge| edge.data) {
             if let Some(up) = self.groups.get(&edge.up.group) {
                 add(up, edge.up.index);

@@ -53,6 +53,26 @@ impl Scheduler {
         }
     }
 
+    /// A result cannot be lost any more: from here on it is as one that came with its report, and needs no lineage.
+    pub(super) fn object_secured(&mut self, task: TaskRef, attempt: u32) {
+        if self.committed_attempt(task) != Some(attempt) {
+            // It was lost meanwhile and is made again, or is forgotten.
+            return;
+        }
+        let Some(object) = self.groups.get_mut(&task.group).and_then(|group| group.objects.remove(&task.index)) else { return };
+        self.objects -= 1;
+        self.counts.note(Happening::Secured);
+        for holder in object.holders {
+            self.worker_mut(holder).objects.remove(&task);
+        }
+        let TaskRef { group, index } = task;
+        if !self.group_of(group).cells.is_empty() && self.group_of(group).cells.get(index).ups != NIL {
+            self.free_inputs(task, Standing::Heir);
+        }
+        self.look_at_inputs(group, index, index + 1);
+        self.sweeping.push((group, index, index + 1));
+    }
+
     /// The result of an attempt that has just committed.
     pub(super) fn store_result(&mut self, worker: u32, task: TaskRef, result: Stored) {
         let group = self.group_mut(task.group);
@@ -87,16 +107,16 @@ impl Scheduler {
             return false;
         }
         !group.let_go.contains(index)
-            || !group.cells.is_empty() && group.cells.get(index).readers > 0
+            || !group.cells.is_empty() && group.cells.readers(index) > 0
             || self.read_in_ranges(group, index, Lineage::Apart)
     }
 
     /// The result may be read, or may have to be made again for the sake of another one.
     pub(super) fn element_is_needed(&self, task: TaskRef) -> bool {
         let Some(group) = self.groups.get(&task.group) else { return false };
-        let cell = if group.cells.is_empty() { None } else { Some(group.cells.get(task.index)) };
+        let cells = &group.cells;
         !group.let_go.contains(task.index)
-            || cell.is_some_and(|cell| cell.readers + cell.heirs > 0)
+            || !cells.is_empty() && cells.readers(task.index) + cells.heirs(task.index) > 0
             || self.read_in_ranges(group, task.index, Lineage::Included)
     }
 
@@ -136,9 +156,11 @@ impl Scheduler {
         }
         let group = self.group_of(id);
         if !group.cells.is_empty() {
-            for index in group.cells.within(first, end) {
+            let mut from = first;
+            while let Some(index) = self.group_of(id).cells.next(from, end) {
+                from = index + 1;
                 let group = self.group_of(id);
-                if group.cells.get(index).ups == NIL {
+                if group.cells.ups(index) == NIL {
                     continue;
                 }
                 let task = TaskRef { group: id, index };
@@ -153,7 +175,7 @@ impl Scheduler {
 
     /// An element is over and its result an object: what it has read stays its lineage, other edges go.
     fn inherit_inputs(&mut self, task: TaskRef) {
-        let (mut kept, mut left, mut at) = (NIL, 0, self.group_of(task.group).cells.get(task.index).ups);
+        let (mut kept, mut left, mut at) = (NIL, 0, self.group_of(task.group).cells.ups(task.index));
         while at != NIL {
             let here = at;
             at = self.edges.sibling(here);
@@ -167,30 +189,43 @@ impl Scheduler {
             left += u32::from(!edge.met);
             self.change_cell(edge.up, |cell| {
                 cell.readers -= 1;
-                cell.heirs += 1;
+                cell.rare.heirs += 1;
             });
-            self.sweeping.push((edge.up.group, edge.up.index, edge.up.index + 1));
+            self.sweep_later(edge.up);
         }
         self.change_cell(task, |cell| (cell.ups, cell.left) = (kept, left));
     }
 
     /// An element reads nothing any more and never will.
     fn free_inputs(&mut self, task: TaskRef, standing: Standing) {
-        let mut at = self.group_of(task.group).cells.get(task.index).ups;
+        let mut at = self.group_of(task.group).cells.ups(task.index);
         let forget = self.mutations.has(Mutation::ForgetReference);
         while at != NIL {
             let here = at;
             at = self.edges.sibling(here);
             let edge = *self.edges.get(here);
-            self.free_edge_and(here, |cell| match standing {
-                Standing::Reader => cell.readers -= u32::from(edge.data && !forget),
-                Standing::Heir => cell.heirs -= 1,
-            });
+            match standing {
+                Standing::Reader if edge.apart && edge.data && !forget => {
+                    self.edges.free_apart(here);
+                    if let Some(group) = self.groups.get_mut(&edge.up.group) {
+                        group.cells.unread(edge.up.index);
+                    }
+                }
+                Standing::Reader => self.free_edge_and(here, |cell| cell.readers -= u32::from(edge.data && !forget)),
+                Standing::Heir => self.free_edge_and(here, |cell| cell.rare.heirs -= 1),
+            }
             if edge.data {
-                self.sweeping.push((edge.up.group, edge.up.index, edge.up.index + 1));
+                self.sweep_later(edge.up);
             }
         }
         self.change_cell(task, |cell| (cell.ups, cell.left) = (NIL, 0));
+    }
+
+    /// One who needed it does so no more: what the client has let go of may go.
+    fn sweep_later(&mut self, task: TaskRef) {
+        if self.groups.get(&task.group).is_some_and(|group| group.let_go.contains(task.index)) {
+            self.sweeping.push((task.group, task.index, task.index + 1));
+        }
     }
 
     fn free_edge(&mut self, at: u32) {
@@ -276,9 +311,7 @@ impl Scheduler {
                     self.release(id, first, end, &mut released, out);
                     continue;
                 }
-                for index in first..end {
-                    self.sweep_one(TaskRef { group: id, index }, &mut released, out);
-                }
+                self.sweep_each(id, first, end, &mut released, out);
             }
         }
         for (group, ranges) in released {
@@ -288,12 +321,25 @@ impl Scheduler {
         }
     }
 
-    /// An element that is over and that the client has let go of.
-    fn sweep_one(&mut self, task: TaskRef, released: &mut BTreeMap<GroupId, IntervalSet>, out: &mut Outbox) {
-        if !self.element_is_needed(task) || self.mutations.has(Mutation::ReleaseEarly) {
-            self.release(task.group, task.index, task.index + 1, released, out);
-        } else if !self.result_is_needed(task) {
-            self.drop_holders(task, out);
+    /// Elements that are over and that the client has let go of: neighbours are released together.
+    fn sweep_each(&mut self, id: GroupId, first: u32, end: u32, released: &mut BTreeMap<GroupId, IntervalSet>, out: &mut Outbox) {
+        let early = self.mutations.has(Mutation::ReleaseEarly);
+        let mut start = first;
+        for index in first..end {
+            let task = TaskRef { group: id, index };
+            if early || !self.element_is_needed(task) {
+                continue;
+            }
+            if start < index {
+                self.release(id, start, index, released, out);
+            }
+            start = index + 1;
+            if !self.result_is_needed(task) {
+                self.drop_holders(task, out);
+            }
+        }
+        if start < end {
+            self.release(id, start, end, released, out);
         }
     }
 
@@ -343,7 +389,7 @@ impl Scheduler {
                 self.drop_holders(TaskRef { group: id, index }, out);
             }
             for index in cells {
-                let mut at = self.group_of(id).cells.get(index).ups;
+                let mut at = self.group_of(id).cells.ups(index);
                 while at != NIL {
                     let here = at;
                     at = self.edges.sibling(here);

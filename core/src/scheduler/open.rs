@@ -8,7 +8,6 @@ use super::accept::{Before, Refusal};
 use super::counts::Happening;
 use super::depend::{End, Settled, UpstreamKind};
 use super::group::{Closed, Group};
-use super::rows::NIL;
 use crate::ids::{GroupId, RunId, TaskRef};
 use crate::messages::{Edge, Outbox, Output};
 use crate::resources::ResourceName;
@@ -352,6 +351,9 @@ impl Scheduler {
 
     /// Whether something of a group waits for all of a growing one, that is for an element yet to be appended to it.
     fn waits_for_all_of(&self, group: GroupId, growing: GroupId) -> bool {
+        if self.groups.get(&group).is_none_or(|group| group.behind.is_empty()) {
+            return false;
+        }
         let mut work = vec![group];
         let mut seen: Vec<GroupId> = Vec::new();
         while let Some(id) = work.pop() {
@@ -442,17 +444,23 @@ impl Scheduler {
 
     fn add_edge(&mut self, up: TaskRef, down: TaskRef, data: bool, met: bool) {
         let edges = &mut self.edges;
-        let ups = self.groups.get(&down.group).map_or(NIL, |group| group.cells.get(down.index).ups);
         let Some(group) = self.groups.get_mut(&up.group) else { return };
+        // What is over and cannot be lost is never asked for its dependants again.
+        let apart = met && !group.objects.contains_key(&up.index);
         let at = group.cells.change(up.index, |cell| {
-            let at = edges.add(up, down, data, met, cell.downs, ups);
-            cell.downs = at;
-            cell.listed += 1;
             cell.readers += u32::from(data);
+            if apart {
+                return edges.add(up, down, data, met, None);
+            }
+            let at = edges.add(up, down, data, met, Some(cell.downs));
+            cell.downs = at;
             at
         });
-        let Some(group) = self.groups.get_mut(&down.group) else { return };
+        // Nearly always a task of the same group.
+        let group = if up.group == down.group { Some(group) } else { self.groups.get_mut(&down.group) };
+        let Some(group) = group else { return };
         group.cells.change(down.index, |cell| {
+            edges.set_sibling(at, cell.ups);
             cell.ups = at;
             cell.left += u32::from(!met);
         });

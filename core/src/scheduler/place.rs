@@ -21,7 +21,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Bound::{Excluded, Unbounded};
 
-/// Longest row of neighbouring tasks that one worker gets at a time: neighbours end together and stay one range.
+/// Most tasks that one worker gets at a time, from the front of the queue: neighbours end together and stay one range.
 const BLOCK_MAX: u32 = 64;
 /// Workers that are looked at for one choice. Of more, each choice looks at the next ones: the least loaded of so many is near
 /// enough to the least loaded of all.
@@ -255,7 +255,7 @@ impl Scheduler {
         (slots * turns + slots).min(u64::from(most)) as u32
     }
 
-    /// Takes up to `most` neighbouring tasks out of the queue and sends them to one worker; says how many went.
+    /// Takes up to `most` tasks from the front of the queue and sends them to one worker; says how many went.
     #[expect(clippy::too_many_arguments, reason = "the parts of one decision")]
     pub(super) fn place_block(
         &mut self,
@@ -273,10 +273,14 @@ impl Scheduler {
             _ => most,
         };
         let room = room.min(self.config.attempts_per_worker_max.saturating_sub(self.worker(worker).rows()));
-        let queue = self.group_mut(id).queues.iter_mut().find(|queue| queue.key == key);
-        let Some((first, count)) = queue.and_then(|queue| queue.ready.take_first(room)) else { return 0 };
-        self.dispatch(Block { group: id, worker, first, count, key, shape, to }, now, out);
-        count
+        let mut placed = 0;
+        while placed < room {
+            let queue = self.group_mut(id).queues.iter_mut().find(|queue| queue.key == key);
+            let Some((first, count)) = queue.and_then(|queue| queue.ready.take_first(room - placed)) else { break };
+            self.dispatch(Block { group: id, worker, first, count, key, shape, to }, now, out);
+            placed += count;
+        }
+        placed
     }
 
     /// Makes a row for each task of the block and tells the worker.

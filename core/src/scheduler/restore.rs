@@ -89,7 +89,7 @@ impl Scheduler {
             gone.extend(tasks.filter(|task| self.is_gone(*task)));
         }
         if let Some(index) = index {
-            let head = if group.cells.is_empty() { NIL } else { group.cells.get(index).ups };
+            let head = if group.cells.is_empty() { NIL } else { group.cells.ups(index) };
             let edges = self.edges.led_into(head).map(|at| self.edges.get(at)).filter(|edge| edge.data);
             gone.extend(edges.map(|edge| edge.up).filter(|task| self.is_gone(*task)));
         }
@@ -145,11 +145,11 @@ impl Scheduler {
             run.groups_over -= u32::from(was_over);
         }
         // As reader it counts again by what it reads.
-        let mut at = self.group_of(id).cells.get(index).ups;
+        let mut at = self.group_of(id).cells.ups(index);
         while at != NIL {
             let up = self.edges.get(at).up;
             self.change_cell(up, |cell| {
-                cell.heirs -= 1;
+                cell.rare.heirs -= 1;
                 cell.readers += 1;
             });
             at = self.edges.sibling(at);
@@ -162,7 +162,7 @@ impl Scheduler {
 
     /// Elements with an edge to it that read it wait again.
     fn unmeet_edges(&mut self, task: TaskRef) {
-        let mut at = self.group_of(task.group).cells.get(task.index).downs;
+        let mut at = self.group_of(task.group).cells.downs(task.index);
         while at != NIL {
             let edge = self.edges.get_mut(at);
             let down = edge.down;
@@ -252,7 +252,7 @@ impl Scheduler {
     pub(super) fn inputs_of(&self, task: TaskRef) -> Inputs {
         let group = self.group_of(task.group);
         let ranges = group.upstreams.iter().filter(|upstream| !upstream.is_gate());
-        let left = if group.cells.is_empty() { 0 } else { group.cells.get(task.index).left };
+        let left = if group.cells.is_empty() { 0 } else { group.cells.left(task.index) };
         if group.whole_left == 0 && left == 0 && ranges.clone().all(|upstream| upstream.satisfied.contains(task.index)) {
             return Inputs::There;
         }
@@ -277,7 +277,7 @@ impl Scheduler {
                 return Inputs::Never(root);
             }
         }
-        let head = if group.cells.is_empty() { NIL } else { group.cells.get(task.index).ups };
+        let head = if group.cells.is_empty() { NIL } else { group.cells.ups(task.index) };
         let unmet = self.edges.led_into(head).map(|at| self.edges.get(at)).filter(|edge| !edge.met);
         match unmet.map(|edge| edge.up).find_map(|up| root(up.group, up.index)) {
             Some(root) => Inputs::Never(root),

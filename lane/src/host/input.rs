@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
+use smallvec::SmallVec;
+
 use super::call::InputBytes;
 use crate::frame::{CallHead, Cursor, FLAG, FrameError, HEAD_BYTES};
 use crate::memory::{Mapped, Sealed};
@@ -29,9 +31,9 @@ struct More {
     /// Where the call lies in the frame.
     at: usize,
     values: Option<Mapped>,
-    objects: Vec<Object>,
+    objects: SmallVec<[Object; 3]>,
     /// For each input: how many of the objects, with [`FLAG`] as a sequence.
-    inputs: Vec<u32>,
+    inputs: SmallVec<[u32; 3]>,
     /// Why it cannot be executed.
     unable: Option<String>,
 }
@@ -39,6 +41,7 @@ struct More {
 /// A frame of calls.
 #[derive(Debug)]
 pub(super) struct Calls {
+    /// The frame, and beyond its end what the memory held before.
     bytes: Vec<u8>,
     more: Vec<More>,
 }
@@ -98,18 +101,20 @@ fn map(length: u64, fds: &mut impl Iterator<Item = OwnedFd>) -> Result<Result<Ma
 }
 
 impl Calls {
-    /// Takes a frame apart: every call is well-formed afterwards. Says where pieces of about `piece` calls begin and how many they have.
+    /// Takes a frame of `length` bytes apart: every call is well-formed afterwards. Says where pieces of about `piece` calls begin and
+    /// how many they have.
     pub fn open(
         bytes: Vec<u8>,
+        length: usize,
         fds: Vec<OwnedFd>,
         before: &mut Before,
         pieces: &mut Vec<(usize, u32)>,
     ) -> Result<Calls, FrameError> {
-        let mut body = Cursor::new(&bytes[HEAD_BYTES..]);
+        let mut body = Cursor::new(&bytes[HEAD_BYTES..length]);
         let (count, piece) = (body.u32()?, body.u32()?.max(1));
         let (mut more, mut fds) = (Vec::new(), fds.into_iter());
         for nth in 0..count {
-            let at = bytes.len() - body.rest().len();
+            let at = length - body.rest().len();
             if nth % piece == 0 {
                 pieces.push((at, piece.min(count - nth)));
             }
@@ -118,9 +123,11 @@ impl Calls {
             if head.values & FLAG == 0 && head.inputs == 0 {
                 continue;
             }
-            let mut one = More { at, values: None, objects: Vec::new(), inputs: Vec::new(), unable: None };
-            if let Some((objects, unable)) = before.0.remove(&head.call) {
-                (one.objects, one.unable) = (objects, unable);
+            let mut one = More { at, values: None, objects: SmallVec::new(), inputs: SmallVec::new(), unable: None };
+            if !before.0.is_empty()
+                && let Some((objects, unable)) = before.0.remove(&head.call)
+            {
+                (one.objects, one.unable) = (objects.into(), unable);
             }
             if head.values & FLAG != 0 {
                 match map(u64::from(head.values & !FLAG), &mut fds)? {
@@ -199,6 +206,7 @@ impl More {
             Object::Before(bytes) => bytes.as_slice(),
             Object::Memory(mapped) => mapped,
         });
+        to.inputs.reserve_exact(self.inputs.len());
         for count in &self.inputs {
             to.inputs.push(match count & FLAG {
                 0 => InputBytes::One(objects.next().unwrap_or_default()),

@@ -233,7 +233,8 @@ impl Host {
     }
 
     fn wake_one(&self) {
-        let _guard = lock(&self.sleep);
+        // One that is about to sleep does so before this returns; one that is woken finds the lock free.
+        drop(lock(&self.sleep));
         if (self.allowed.load(Ordering::Relaxed) as usize) < self.stealers.len() {
             // One that may not execute could be chosen.
             self.wake.notify_all();
@@ -267,14 +268,14 @@ impl Host {
             return;
         }
         let mut buffer = lock(&self.buffers).pop().unwrap_or_default();
+        // Made once: what lies beyond a frame's end is never looked at.
         buffer.resize(FRAME_BYTES_MAX, 0);
         let mut fds = Vec::new();
         match self.socket.receive(&mut buffer, &mut fds, Wait::Yes) {
             // The agent is gone: nobody wants to hear what still executes.
             Ok(0) => exit(0),
             Ok(count) => {
-                buffer.truncate(count);
-                if let Err(error) = self.take(buffer, fds, seat, queue) {
+                if let Err(error) = self.take(buffer, count, fds, seat, queue) {
                     fail(&error.to_string());
                 }
             }
@@ -285,15 +286,16 @@ impl Host {
     fn take(
         &self,
         bytes: Vec<u8>,
+        length: usize,
         fds: Vec<std::os::fd::OwnedFd>,
         seat: &mut Seat,
         queue: &Worker<Piece>,
     ) -> Result<(), FrameError> {
-        let Frame { kind, mut body } = Frame::open(&bytes, fds.len())?;
+        let Frame { kind, mut body } = Frame::open(&bytes[..length], fds.len())?;
         match kind {
             frame::CALLS => {
                 seat.pieces.clear();
-                let calls = Arc::new(Calls::open(bytes, fds, &mut seat.before, &mut seat.pieces)?);
+                let calls = Arc::new(Calls::open(bytes, length, fds, &mut seat.before, &mut seat.pieces)?);
                 for &(at, count) in &seat.pieces {
                     queue.push(Piece { calls: calls.clone(), at, count });
                 }

@@ -86,15 +86,12 @@ impl ClientSession {
         }
     }
 
-    /// Sends the results that have gathered.
-    pub(super) fn flush(&mut self) {
+    /// Sends the results that have gathered, and acknowledgements that no frame has carried; says when to look at those again.
+    pub(super) fn flush(&mut self, now: Instant) -> Option<Instant> {
         for batch in self.outgoing.take() {
             self.send_data(v1::client_results::Body::Results(batch));
         }
-    }
-
-    fn acknowledge(&mut self) {
-        self.streams.acknowledge(|acks| v1::ClientEvents { seq: 0, acks: Some(acks), body: None });
+        self.streams.acknowledge(now, |acks| v1::ClientEvents { seq: 0, acks: Some(acks), body: None })
     }
 }
 
@@ -183,9 +180,6 @@ impl Reactor {
             Some(v1::client_control::Body::Taken(taken)) => client.outgoing.taken(taken.weight),
             Some(v1::client_control::Body::Ping(_)) | None => {}
             Some(v1::client_control::Body::Hello(_)) => return self.close_client(number, "a second hello on one stream"),
-        }
-        if let Some(client) = self.clients.get_mut(&number) {
-            client.acknowledge();
         }
     }
 
@@ -276,18 +270,18 @@ impl Reactor {
             }
             Some(v1::client_data::Body::Bind(_)) | None => {}
         }
-        if let Some(client) = self.clients.get_mut(&number) {
-            client.acknowledge();
-        }
     }
 
     /// Checks a run and puts it to the machine; the answer follows from the outbox.
-    fn submit(&mut self, client: u64, over_data: bool, spec: v1::RunSpec) -> Result<(), Refused> {
+    fn submit(&mut self, client: u64, over_data: bool, mut spec: v1::RunSpec) -> Result<(), Refused> {
         if self.stopping.is_some() {
             return Err(Refused::new("E_STOPPING", "the scheduler is shutting down", "start it again"));
         }
-        let core = convert::run(&spec, self.machine.names_mut())?;
         file_safe(&spec.name, "run")?;
+        if spec.fetched {
+            spec.directory = self.runs_dir.join(&spec.name).display().to_string();
+        }
+        let core = convert::run(&spec, self.machine.names_mut())?;
         let unrecorded = spec.open && spec.directory.is_empty();
         if !unrecorded && !std::path::Path::new(&spec.directory).is_absolute() {
             return Err(Refused::new(

@@ -1,16 +1,19 @@
 //! The reactor: owns the machine and everything around it that needs no thread of its own. Inputs come in through one
 //! channel, go through `step`, and the outbox is flushed once per batch of inputs.
 //!
-//! `workers.rs` keeps the workers' sessions, `clients.rs` the clients'; `streams.rs` and `handshake.rs` are what both have in
-//! common. `runs.rs` keeps what is known of runs beside the machine, `calls.rs` answers unary calls. Open runs: `open.rs` takes what
-//! clients add and let go of, `payload.rs` keeps arguments and results, `results.rs` what functions returned, `deliver.rs` sends it
-//! on to clients.
+//! `workers.rs` keeps the workers' sessions (`columns.rs` gathers what they are sent), `clients.rs` the clients'; `streams.rs` and
+//! `handshake.rs` are what both have in common. `runs.rs` keeps what is known of runs beside the machine, `calls.rs` answers unary
+//! calls. Open runs: `open.rs` takes what clients add and let go of, `payload.rs` keeps arguments and results, `results.rs` what
+//! functions returned, `deliver.rs` sends it on to clients. `outputs.rs` has what commands have left on workers copied to where it
+//! belongs.
 
 mod calls;
 mod clients;
+mod columns;
 mod deliver;
 mod handshake;
 mod open;
+mod outputs;
 mod payload;
 mod results;
 mod runs;
@@ -18,6 +21,8 @@ mod streams;
 mod workers;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,15 +35,19 @@ use scalable_core::scheduler::Scheduler;
 use scalable_proto::v1;
 use scalable_store::ObjectKey;
 use tokio::sync::mpsc;
+use tokio::time::Sleep;
 
 use crate::convert;
+use crate::output_store::{self, OutputStore};
 use crate::provision::{PoolState, Seen};
 use crate::records::{self, Record};
 use crate::serve::{ConnectionId, Inbound};
 use crate::snapshot::{Counters, Publisher, Snapshot};
 
 use clients::ClientSession;
+use outputs::Outputs;
 use payload::Payload;
+pub(crate) use runs::MARK;
 use runs::RunInfo;
 pub use runs::{GroupInfo, Report};
 use workers::WorkerSession;
@@ -81,6 +90,14 @@ pub struct Surroundings {
     pub seen: mpsc::Receiver<Seen>,
     /// Snapshots for 8787.
     pub snapshots: Publisher,
+    /// Copies what attempts have left on workers.
+    pub store: OutputStore,
+    /// What it has copied.
+    pub copied: mpsc::UnboundedReceiver<output_store::Told>,
+    /// Below it are the directories of runs whose clients share no disk with this process.
+    pub runs_dir: PathBuf,
+    /// How long a run that its client has not fetched is kept.
+    pub results_ttl: Duration,
     /// Ends the process gracefully: the lifeline has closed or a signal came.
     pub stop: mpsc::Receiver<Stop>,
 }
@@ -133,10 +150,15 @@ pub struct Reactor {
     snapshots: Publisher,
     counters: Counters,
     next_session: u64,
+    /// When acknowledgements have to be sent that no frame has carried.
+    acks_due: Option<Instant>,
     stopping: Option<(Instant, String)>,
     idle_since: Option<Instant>,
     ended_sessions: Vec<SessionId>,
     pools: BTreeMap<String, SeenPool>,
+    outputs: Outputs,
+    runs_dir: PathBuf,
+    results_ttl: Duration,
 }
 
 /// What the provider says of a pool.
@@ -179,10 +201,14 @@ impl Reactor {
             records: surroundings.records.clone(),
             snapshots: surroundings.snapshots.clone(),
             counters: Counters::default(),
+            acks_due: None,
             stopping: None,
             idle_since: Some(Instant::now()),
             ended_sessions: Vec::new(),
             pools: BTreeMap::new(),
+            outputs: Outputs::new(surroundings.store.clone()),
+            runs_dir: surroundings.runs_dir.clone(),
+            results_ttl: surroundings.results_ttl,
         }
     }
 
@@ -200,11 +226,12 @@ impl Reactor {
         let mut batch = Vec::with_capacity(INPUTS_PER_FLUSH_MAX);
         let mut snapshot_due = Instant::now();
         let mut seen_open = true;
+        let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         loop {
             if self.may_end(lifetime) {
                 break;
             }
-            let wake_at = self.next_wakeup(snapshot_due, lifetime);
+            set_alarm(alarm.as_mut(), self.next_wakeup(snapshot_due, lifetime));
             tokio::select! {
                 taken = inbound.recv_many(&mut batch, INPUTS_PER_FLUSH_MAX) => {
                     if taken == 0 {
@@ -219,6 +246,12 @@ impl Reactor {
                         self.recorded(run);
                     }
                 }
+                Some(told) = surroundings.copied.recv() => {
+                    self.outputs_told(told);
+                    while let Ok(told) = surroundings.copied.try_recv() {
+                        self.outputs_told(told);
+                    }
+                }
                 seen = surroundings.seen.recv(), if seen_open => match seen {
                     Some(seen) => self.seen(seen),
                     None => seen_open = false,
@@ -228,7 +261,7 @@ impl Reactor {
                     Some(Stop::WhenDone) => lifetime.exit_when_done = true,
                     None => self.begin_stop("the scheduler was told to stop".to_owned(), true),
                 },
-                () = tokio::time::sleep_until(wake_at.into()) => {}
+                () = &mut alarm => {}
             }
             let now = self.now();
             if self.machine.next_wakeup().is_some_and(|due| due <= now) {
@@ -237,6 +270,7 @@ impl Reactor {
             self.flush();
             if snapshot_due <= Instant::now() {
                 self.expire_clients();
+                self.retry_copies();
                 self.publish();
                 snapshot_due = Instant::now() + SNAPSHOT_EVERY;
             }
@@ -249,7 +283,7 @@ impl Reactor {
         if let Some(due) = self.machine.next_wakeup() {
             wake_at = wake_at.min(self.origin + Duration::from_micros(due));
         }
-        if let Some(due) = self.next_progress() {
+        for due in [self.next_progress(), self.acks_due].into_iter().flatten() {
             wake_at = wake_at.min(due);
         }
         if let Some((deadline, _)) = &self.stopping {
@@ -262,8 +296,9 @@ impl Reactor {
     }
 
     fn may_end(&self, lifetime: Lifetime) -> bool {
-        let live = self.runs.values().any(|run| !run.complete);
+        let live = self.runs.values().any(|run| !run.complete || run.awaits_client(self.results_ttl));
         if let Some((deadline, _)) = &self.stopping {
+            let live = self.runs.values().any(|run| !run.complete);
             return !live || *deadline <= Instant::now();
         }
         // Without an idle time-to-live, a scheduler that has never had a run waits for one.
@@ -301,7 +336,7 @@ impl Reactor {
     fn handle(&mut self, frame: Inbound) {
         match frame {
             Inbound::WorkerControlOpened(id, hello, out) => self.worker_control_opened(id, hello, out),
-            Inbound::WorkerDataOpened(id, bind, out) => self.worker_data_opened(id, &bind, out),
+            Inbound::WorkerDataOpened(id, (bind, worker), out) => self.worker_data_opened(id, &bind, worker.as_deref(), out),
             Inbound::WorkerControl(id, frame) => self.worker_control(id, frame),
             Inbound::WorkerData(id, frame) => self.worker_data(id, frame),
             Inbound::ClientControlOpened(id, hello, out) => self.client_control_opened(id, &hello, out),
@@ -378,11 +413,14 @@ impl Reactor {
             for output in outbox.drain(..) {
                 self.act(output);
             }
-            // Acting calls `step` nowhere, so nothing has been added meanwhile; the allocation is kept.
-            self.outbox = outbox;
+            // What acting has put to the machine is in the outbox already; the allocation is kept where that is nothing.
+            if self.outbox.is_empty() {
+                self.outbox = outbox;
+            }
             self.reports.clear();
             self.result_frames.clear();
-            if !self.pace_clients() {
+            let closed = self.close_runs();
+            if !self.pace_clients() && !closed && self.outbox.is_empty() {
                 break;
             }
         }
@@ -392,12 +430,10 @@ impl Reactor {
         for session in self.ended_sessions.drain(..) {
             self.workers.remove(&session);
         }
-        for session in self.workers.values_mut() {
-            session.flush();
-        }
-        for client in self.clients.values_mut() {
-            client.flush();
-        }
+        let now = Instant::now();
+        let workers = self.workers.values_mut().filter_map(|session| session.flush(now)).min();
+        let clients = self.clients.values_mut().filter_map(|client| client.flush(now)).min();
+        self.acks_due = workers.into_iter().chain(clients).min();
         self.drop_overflowed();
         self.touched = None;
         self.push_progress();
@@ -446,7 +482,7 @@ impl Reactor {
             }
             Output::Released { group, first, count } => self.released(group, first, count),
             Output::DropObject { session, task } => self.drop_object(session, task),
-            Output::Restored { task, attempt, token, .. } => self.restored(task, attempt, token),
+            Output::Restored { task, attempt, session, token } => self.restored(task, attempt, session, token),
             Output::RunEnded { run, end } => self.run_ended(run, end),
             Output::WorkerChanged { session, state } => self.worker_changed(session, state),
         }
@@ -457,11 +493,21 @@ impl Reactor {
             cluster: self.cluster_status(None),
             runs: self.runs.keys().rev().take(100).map(|run| self.progress(*run)).collect(),
             counters: self.counters,
+            outputs: self.output_figures(),
         };
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 
     fn record(&self, record: Record) {
         self.records.send(record);
+    }
+}
+
+/// Makes the reactor's one timer fire at this time or earlier. A new one for every turn would cost three system calls each time: the
+/// runtime wakes itself to look at it. So it may fire when nothing is due any more, and is set again then.
+fn set_alarm(alarm: Pin<&mut Sleep>, at: Instant) {
+    let at = tokio::time::Instant::from_std(at);
+    if at < alarm.deadline() || alarm.is_elapsed() {
+        alarm.reset(at);
     }
 }

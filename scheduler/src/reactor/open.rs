@@ -63,7 +63,7 @@ impl Reactor {
             let space = Space::with_length(&spec.parameters.clone().unwrap_or_default(), spec.length);
             space.map_err(|error| Refused::new("E_BAD_PARAMETERS", format!("group `{}`: {error}", spec.name), ""))?;
         }
-        let mut core = convert::group(spec, ordinal as usize, self.machine.names_mut())?;
+        let mut core = convert::group(spec, ordinal as usize, false, self.machine.names_mut())?;
         if spec.growing {
             core.length = Length::Growing;
         }
@@ -132,10 +132,17 @@ impl Reactor {
                 return Err("the columns of an append do not fit together");
             }
             let tasks = self.tasks(run, &input.group, &input.index)?;
-            let each = |at: u32| if given == 1 { tasks[0] } else { tasks[at as usize] };
-            let edge = |at| Edge { element: frame.first + at, upstream: each(at), data: true };
-            made.edges.extend((0..frame.count).map(edge));
             made.sources.push(Sources { input: input.input, tasks });
+        }
+        // Element by element: the machine finds together what belongs together.
+        for at in 0..frame.count {
+            for sources in &made.sources {
+                let upstream = match sources.tasks.as_slice() {
+                    [one] => *one,
+                    each => each[at as usize],
+                };
+                made.edges.push(Edge { element: frame.first + at, upstream, data: true });
+            }
         }
         let after = self.tasks(run, &frame.after_group, &frame.after_index)?;
         if after.len() != frame.after_element.len() || frame.after_element.iter().any(|&element| element >= frame.count) {

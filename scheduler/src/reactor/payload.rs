@@ -29,6 +29,34 @@ pub(super) struct Sources {
     pub(super) tasks: Vec<TaskRef>,
 }
 
+/// One element of a chunk.
+#[derive(Clone, Copy)]
+pub(super) struct Element<'a> {
+    chunk: &'a Chunk,
+    at: usize,
+}
+
+impl<'a> Element<'a> {
+    /// Its own arguments.
+    pub(super) fn args(&self) -> &'a [u8] {
+        let Some(end) = self.chunk.args_end.get(self.at) else { return &[] };
+        let start = if self.at == 0 { 0 } else { self.chunk.args_end[self.at - 1] };
+        self.chunk.args.get(start as usize..*end as usize).unwrap_or_default()
+    }
+
+    /// The task that an input of it is the result of.
+    pub(super) fn source(&self, input: u32) -> Option<TaskRef> {
+        let inputs = &self.chunk.inputs;
+        // Nearly always every input is said for each element: the n-th is input n.
+        let nth = inputs.get(input as usize).filter(|sources| sources.input == input);
+        let sources = nth.or_else(|| inputs.iter().find(|sources| sources.input == input))?;
+        match sources.tasks.as_slice() {
+            [one] => Some(*one),
+            each => each.get(self.at).copied(),
+        }
+    }
+}
+
 /// Arguments and results of one growing group.
 #[derive(Default)]
 pub(super) struct Payload {
@@ -44,28 +72,11 @@ impl Payload {
         }
     }
 
-    fn chunk(&self, index: u32) -> Option<&Chunk> {
+    /// What was appended with an element, if anything of it is kept.
+    pub(super) fn element(&self, index: u32) -> Option<Element<'_>> {
         let (_, chunk) = self.chunks.range(..=index).next_back()?;
-        (index - chunk.first < chunk.count).then_some(chunk)
-    }
-
-    /// An element's own arguments.
-    pub(super) fn args(&self, index: u32) -> &[u8] {
-        let Some(chunk) = self.chunk(index) else { return &[] };
         let at = (index - chunk.first) as usize;
-        let Some(end) = chunk.args_end.get(at) else { return &[] };
-        let start = if at == 0 { 0 } else { chunk.args_end[at - 1] };
-        chunk.args.get(start as usize..*end as usize).unwrap_or_default()
-    }
-
-    /// The task that an input of an element is the result of.
-    pub(super) fn source(&self, index: u32, input: u32) -> Option<TaskRef> {
-        let chunk = self.chunk(index)?;
-        let sources = chunk.inputs.iter().find(|sources| sources.input == input)?;
-        match sources.tasks.as_slice() {
-            [one] => Some(*one),
-            each => each.get((index - chunk.first) as usize).copied(),
-        }
+        (at < chunk.count as usize).then_some(Element { chunk, at })
     }
 
     /// Keeps an inline result.
@@ -107,16 +118,18 @@ impl Payload {
     /// Bytes of arguments and results that are kept, about.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.results.blocks.is_empty()
+        self.chunks.is_empty() && self.results.blocks.iter().all(|block| block.slots.is_empty())
     }
 }
 
 /// Inline results by index, in blocks that are made when their first result comes and dropped with their last.
 #[derive(Default)]
 struct Results {
-    blocks: BTreeMap<u32, Block>,
+    /// By number; one without slots is not there.
+    blocks: Vec<Block>,
 }
 
+#[derive(Default)]
 struct Block {
     live: u32,
     slots: Box<[Option<Bytes>]>,
@@ -124,7 +137,11 @@ struct Block {
 
 impl Results {
     fn keep(&mut self, index: u32, result: Bytes) {
-        let block = self.blocks.entry(index / BLOCK).or_insert_with(|| Block { live: 0, slots: Vec::new().into() });
+        let number = (index / BLOCK) as usize;
+        if self.blocks.len() <= number {
+            self.blocks.resize_with(number + 1, Block::default);
+        }
+        let block = &mut self.blocks[number];
         let at = (index % BLOCK) as usize;
         if block.slots.len() <= at {
             // Small groups stay small: the block grows with its elements until it is whole.
@@ -139,13 +156,14 @@ impl Results {
     }
 
     fn get(&self, index: u32) -> Option<&Bytes> {
-        self.blocks.get(&(index / BLOCK))?.slots.get((index % BLOCK) as usize)?.as_ref()
+        self.blocks.get((index / BLOCK) as usize)?.slots.get((index % BLOCK) as usize)?.as_ref()
     }
 
     fn release(&mut self, first: u32, count: u32) {
-        let end = first.saturating_add(count);
-        let mut empty = Vec::new();
-        for (&number, block) in self.blocks.range_mut(first / BLOCK..end.div_ceil(BLOCK)) {
+        // Nothing is kept beyond the last block.
+        let end = first.saturating_add(count).min((self.blocks.len() as u32).saturating_mul(BLOCK));
+        for number in first / BLOCK..end.div_ceil(BLOCK) {
+            let Some(block) = self.blocks.get_mut(number as usize) else { return };
             let start = number * BLOCK;
             let from = first.max(start) - start;
             let until = (end - start).min(block.slots.len() as u32);
@@ -153,11 +171,8 @@ impl Results {
                 block.live -= u32::from(slot.take().is_some());
             }
             if block.live == 0 {
-                empty.push(number);
+                *block = Block::default();
             }
-        }
-        for number in empty {
-            self.blocks.remove(&number);
         }
     }
 }
@@ -166,6 +181,10 @@ impl Results {
 mod tests {
     use super::*;
     use scalable_core::ids::GroupId;
+
+    fn args(payload: &Payload, index: u32) -> &[u8] {
+        payload.element(index).map_or(&[][..], |element| element.args())
+    }
 
     fn appended() -> Payload {
         let mut payload = Payload::default();
@@ -186,12 +205,13 @@ mod tests {
     #[test]
     fn arguments_and_sources_are_found_by_element() {
         let payload = appended();
-        let args: Vec<&[u8]> = (0..8).map(|index| payload.args(index)).collect();
+        let args: Vec<&[u8]> = (0..8).map(|index| args(&payload, index)).collect();
         assert_eq!(args, [&b"a"[..], b"", b"bcd", b"", b"", b"xy", b"", b""]);
-        assert_eq!(payload.source(6, 0).map(|task| task.index), Some(0));
-        assert_eq!(payload.source(5, 1), payload.source(6, 1));
-        assert_eq!(payload.source(6, 2), None);
-        assert_eq!(payload.source(4, 0), None);
+        let source = |index, input| payload.element(index).and_then(|element| element.source(input));
+        assert_eq!(source(6, 0).map(|task| task.index), Some(0));
+        assert_eq!(source(5, 1), source(6, 1));
+        assert_eq!(source(6, 2), None);
+        assert_eq!(source(4, 0), None);
     }
 
     #[test]
@@ -201,11 +221,11 @@ mod tests {
             payload.keep(index, Bytes::from_static(b"result"));
         }
         payload.release(1, 2);
-        assert_eq!(payload.args(0), b"a", "a chunk stays as long as one element needs it");
+        assert_eq!(args(&payload, 0), b"a", "a chunk stays as long as one element needs it");
         assert_eq!(payload.result(1), None);
         assert!(payload.result(0).is_some());
         payload.release(5, 2);
-        assert_eq!(payload.args(5), b"");
+        assert_eq!(args(&payload, 5), b"");
         payload.release(0, 1);
         payload.release(3, 2);
         payload.release(7, 10_000);

@@ -1,11 +1,18 @@
 //! A session's two streams as they survive their connections: what was sent and not acknowledged, what was received, which
 //! connections are attached. The same for workers and clients; what the frames are is theirs.
 
+use std::time::{Duration, Instant};
+
 use scalable_core::link::{Arrival, Receiver, Sender};
 use scalable_core::messages::Connection;
 use scalable_proto::v1;
 
 use crate::serve::{ConnectionId, Out};
+
+/// Frames that may come before they are acknowledged: few beside what a peer may have under way.
+const ACK_FRAMES: u64 = 8;
+/// How long an acknowledgement waits for a frame that could carry it. Nobody waits for one but to free memory.
+const ACK_AFTER: Duration = Duration::from_millis(10);
 
 /// The peer did not acknowledge for so long that the bound of frames kept was reached: the frame was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +28,8 @@ pub(super) struct Streams<C, D> {
     from_data: Receiver,
     /// Acknowledgements that some frame has carried.
     told: v1::Acks,
+    /// Since when something is here that no frame has acknowledged.
+    untold_since: Option<Instant>,
 }
 
 impl<C: Clone, D: Clone> Streams<C, D> {
@@ -34,6 +43,7 @@ impl<C: Clone, D: Clone> Streams<C, D> {
             from_control: Receiver::default(),
             from_data: Receiver::default(),
             told: v1::Acks::default(),
+            untold_since: None,
         }
     }
 
@@ -47,7 +57,7 @@ impl<C: Clone, D: Clone> Streams<C, D> {
         let acks = self.received();
         let frame = self.to_control.push(|seq| make(seq, acks)).map_err(|_| Overflow)?;
         if let Some((_, out)) = &self.control {
-            self.told = acks;
+            (self.told, self.untold_since) = (acks, None);
             let _ = out.send(Ok(frame));
         }
         Ok(())
@@ -62,15 +72,19 @@ impl<C: Clone, D: Clone> Streams<C, D> {
         Ok(())
     }
 
-    /// Sends acknowledgements that no frame has carried, in a frame without a number.
-    pub(super) fn acknowledge(&mut self, make: impl FnOnce(v1::Acks) -> C) {
-        let acks = self.received();
-        if acks != self.told
-            && let Some((_, out)) = &self.control
-        {
-            self.told = acks;
-            let _ = out.send(Ok(make(acks)));
+    /// Sends acknowledgements that no frame has carried, in a frame without a number, once they are many or have waited for long
+    /// enough; says when that will be.
+    pub(super) fn acknowledge(&mut self, now: Instant, make: impl FnOnce(v1::Acks) -> C) -> Option<Instant> {
+        let (acks, told) = (self.received(), self.told);
+        let (Some((_, out)), true) = (&self.control, acks != told) else { return None };
+        let due = *self.untold_since.get_or_insert(now) + ACK_AFTER;
+        let frames = (acks.control + acks.data).saturating_sub(told.control + told.data);
+        if frames < ACK_FRAMES && now < due {
+            return Some(due);
         }
+        (self.told, self.untold_since) = (acks, None);
+        let _ = out.send(Ok(make(acks)));
+        None
     }
 
     /// The peer has everything up to these numbers.

@@ -1,10 +1,11 @@
 //! Workers' sessions: handshake, streams that survive their connections, batches in both directions.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use rustc_hash::FxHashSet;
-use scalable_core::ids::{GroupId, Handle, RunId, SECOND, SessionId, ShapeId, TaskRef};
+use scalable_core::ids::{GroupId, Handle, RunId, SessionId, ShapeId, TaskRef};
 use scalable_core::link::Arrival;
 use scalable_core::messages::{
     Connection, Dispatch, EventKind, Finish, Input, Missing, OutcomeClass, Stored, WorkerEvent, WorkerSpec, WorkerState,
@@ -12,8 +13,10 @@ use scalable_core::messages::{
 use scalable_core::resources::Resources;
 use scalable_core::scheduler::projection;
 use scalable_proto::v1;
+use scalable_tls::WorkerIdentity;
 use tonic::Status;
 
+use super::columns::Columns;
 use super::handshake::{SESSION_OVER, welcome};
 use super::runs::Report;
 use super::streams::Streams;
@@ -24,12 +27,8 @@ use crate::serve::{ConnectionId, Out};
 
 /// Frames kept for a worker that does not acknowledge; one more closes its session.
 const FRAMES_KEPT_MAX: usize = 8192;
-/// Tasks in one dispatch frame.
-const DISPATCHES_PER_FRAME_MAX: usize = 2048;
 /// Objects in one input frame.
 const OBJECTS_PER_FRAME_MAX: usize = 8192;
-/// Bytes of arguments in one dispatch frame.
-const ARGS_PER_FRAME_MAX: usize = 1 << 20;
 /// The largest result that travels inline.
 const INLINE_BYTES_MAX: u32 = 64 << 10;
 /// Missing objects that one report names.
@@ -44,9 +43,9 @@ pub(super) struct WorkerSession {
     runs: FxHashSet<RunId>,
     groups: FxHashSet<GroupId>,
     shapes: FxHashSet<ShapeId>,
-    batch: v1::DispatchBatch,
-    args: Vec<u8>,
+    columns: Columns,
     dropped: v1::DropObjects,
+    stored: v1::AttemptsStored,
     /// Holders of objects that it knows.
     peers: FxHashSet<u32>,
     /// What the last dispatch referred to, and so needs no announcement.
@@ -65,9 +64,9 @@ impl WorkerSession {
             runs: FxHashSet::default(),
             groups: FxHashSet::default(),
             shapes: FxHashSet::default(),
-            batch: v1::DispatchBatch::default(),
-            args: Vec::new(),
+            columns: Columns::default(),
             dropped: v1::DropObjects::default(),
+            stored: v1::AttemptsStored::default(),
             peers: FxHashSet::default(),
             announced: None,
             overflowed: false,
@@ -87,27 +86,8 @@ impl WorkerSession {
     }
 
     fn send_batch(&mut self) {
-        if !self.batch.handle.is_empty() {
-            let mut batch = std::mem::take(&mut self.batch);
-            shorten(&mut batch.group);
-            shorten(&mut batch.attempt);
-            shorten(&mut batch.shape);
-            shorten(&mut batch.timeout_ms);
-            if !batch.args_end.is_empty() {
-                batch.args_end.resize(batch.handle.len(), self.args.len() as u32);
-                batch.args = std::mem::take(&mut self.args).into();
-            }
+        if let Some(batch) = self.columns.take() {
             self.send_data(v1::scheduler_data::Body::Dispatch(batch));
-        }
-    }
-
-    /// Adds the last dispatched task's own arguments.
-    fn push_args(&mut self, args: &[u8]) {
-        if !args.is_empty() || !self.batch.args_end.is_empty() {
-            let before = self.args.len() as u32;
-            self.batch.args_end.resize(self.batch.handle.len() - 1, before);
-            self.args.extend_from_slice(args);
-            self.batch.args_end.push(self.args.len() as u32);
         }
     }
 
@@ -124,14 +104,26 @@ impl WorkerSession {
         self.dropped.index.push(task.index);
     }
 
-    /// Sends what has gathered in this batch of inputs, and acknowledgements that no frame has carried.
-    pub(super) fn flush(&mut self) {
+    /// It need not stay for what this attempt has left; said with the next flush.
+    pub(super) fn attempt_stored(&mut self, task: TaskRef, attempt: u32) {
+        self.stored.group.push(task.group.0);
+        self.stored.index.push(task.index);
+        self.stored.attempt.push(attempt);
+    }
+
+    /// Sends what has gathered in this batch of inputs, and acknowledgements that no frame has carried; says when to look at those
+    /// again.
+    pub(super) fn flush(&mut self, now: Instant) -> Option<Instant> {
         self.send_batch();
         if !self.dropped.group.is_empty() {
             let dropped = std::mem::take(&mut self.dropped);
             self.send_control(v1::scheduler_control::Body::Drop(dropped));
         }
-        self.streams.acknowledge(|acks| v1::SchedulerControl { seq: 0, acks: Some(acks), body: None });
+        if !self.stored.group.is_empty() {
+            let stored = std::mem::take(&mut self.stored);
+            self.send_control(v1::scheduler_control::Body::Stored(stored));
+        }
+        self.streams.acknowledge(now, |acks| v1::SchedulerControl { seq: 0, acks: Some(acks), body: None })
     }
 }
 
@@ -146,7 +138,8 @@ impl Reactor {
             }
         };
         let wanted = SessionId(hello.session);
-        let resumed = hello.epoch == self.identity.epoch && self.workers.get(&wanted).is_some_and(|session| !session.closed);
+        let resumed = hello.epoch == self.identity.epoch
+            && self.workers.get(&wanted).is_some_and(|session| !session.closed && *session.name == *frame.name);
         let session = if resumed {
             wanted
         } else {
@@ -199,10 +192,24 @@ impl Reactor {
         self.step(Input::Attach { session, connection: Connection::Control });
     }
 
-    pub(super) fn worker_data_opened(&mut self, id: ConnectionId, bind: &v1::Bind, out: Out<v1::SchedulerData>) {
+    /// True while a worker of this name has a session, whatever its connections do.
+    pub(crate) fn has_live_worker(&self, name: &str) -> bool {
+        self.workers.values().any(|worker| !worker.closed && *worker.name == *name)
+    }
+
+    /// `worker` is who the connection's certificate says it is: its session is its own and nobody else's.
+    pub(super) fn worker_data_opened(
+        &mut self,
+        id: ConnectionId,
+        bind: &v1::Bind,
+        worker: Option<&WorkerIdentity>,
+        out: Out<v1::SchedulerData>,
+    ) {
         let session = SessionId(bind.session);
         let epoch = self.identity.epoch;
-        let Some(worker) = self.workers.get_mut(&session).filter(|worker| !worker.closed && bind.epoch == epoch) else {
+        let own = |name: &str| worker.is_none_or(|worker| worker.name() == name);
+        let goes_on = |worker: &&mut WorkerSession| !worker.closed && bind.epoch == epoch && own(&worker.name);
+        let Some(worker) = self.workers.get_mut(&session).filter(goes_on) else {
             let _ = out.send(Err(Status::failed_precondition(SESSION_OVER)));
             return;
         };
@@ -386,6 +393,7 @@ impl Reactor {
                 self.close_session(session, word);
             }
             self.peers.leave(session);
+            self.outputs_left(session);
             // Forgotten when the outbox is flushed: later outputs of this step still ask for its name.
             self.ended_sessions.push(session);
         }
@@ -412,23 +420,36 @@ impl Reactor {
         let Some(group) = self.groups.get(&dispatch.task.group).cloned() else { return };
         self.touch(dispatch.task.group);
         self.announce(session, &group, dispatch.shape);
-        for (ordinal, source) in group.inputs() {
-            self.send_objects(session, &dispatch, ordinal, source, &group);
+        if self.add_values(session, &dispatch, &group).is_none() {
+            for (ordinal, source) in group.inputs() {
+                self.send_objects(session, &dispatch, ordinal, source, &group);
+            }
         }
-        let args = self.payloads.get(&group.id).map_or(&[][..], |payload| payload.args(dispatch.task.index));
+        let element = self.payloads.get(&group.id).and_then(|payload| payload.element(dispatch.task.index));
+        let args = element.map_or(&[][..], |element| element.args());
         let Some(worker) = self.workers.get_mut(&session) else { return };
-        let batch = &mut worker.batch;
-        batch.handle.push(dispatch.handle.to_u64());
-        batch.group.push(dispatch.task.group.0);
-        batch.index.push(dispatch.task.index);
-        batch.attempt.push(dispatch.attempt);
-        batch.shape.push(dispatch.shape.0);
-        batch.timeout_ms.push(dispatch.timeout.div_ceil(SECOND / 1000));
-        batch.fence.push(dispatch.fence);
-        worker.push_args(args);
-        if worker.batch.handle.len() >= DISPATCHES_PER_FRAME_MAX || worker.args.len() >= ARGS_PER_FRAME_MAX {
+        worker.columns.push(&dispatch, args, !group.is_function());
+        if worker.columns.is_full() {
             worker.send_batch();
         }
+    }
+
+    /// Adds what a task reads to the columns of its dispatch, when each of its inputs is one inline result.
+    fn add_values(&mut self, session: SessionId, dispatch: &Dispatch, group: &super::GroupInfo) -> Option<()> {
+        if !group.reads_single_results() {
+            return None;
+        }
+        let worker = self.workers.get_mut(&session)?;
+        let (payloads, run) = (&self.payloads, self.runs.get(&group.run)?);
+        let own = payloads.get(&group.id).and_then(|payload| payload.element(dispatch.task.index));
+        let result = |(input, source): (u32, &v1::InputSource)| {
+            let task = match source.select {
+                Some(v1::input_source::Select::Index(index)) => TaskRef { group: run.group(source.group)?, index },
+                _ => own?.source(input)?,
+            };
+            payloads.get(&task.group)?.result(task.index)
+        };
+        worker.columns.push_values(group.inputs().map(result))
     }
 
     /// Tells the worker what the dispatch refers to, once per session.
@@ -463,7 +484,8 @@ impl Reactor {
         group: &super::GroupInfo,
     ) {
         if let Some(v1::input_source::Select::Element(_)) = &source.select {
-            let source = self.payloads.get(&group.id).and_then(|payload| payload.source(dispatch.task.index, input));
+            let element = self.payloads.get(&group.id).and_then(|payload| payload.element(dispatch.task.index));
+            let source = element.and_then(|element| element.source(input));
             return self.send_results(session, dispatch, input, source.as_slice());
         }
         let Some(upstream) = self.runs.get(&group.run).and_then(|run| run.group(source.group)) else { return };
@@ -484,26 +506,41 @@ impl Reactor {
             return self.send_results(session, dispatch, input, &tasks);
         }
         let output = info.output_ordinal(&source.output);
+        let kind = info.output_kind(&source.output);
+        let mut peers = Vec::new();
         for chunk in indices.chunks(OBJECTS_PER_FRAME_MAX) {
-            let objects = chunk
+            let objects: Vec<v1::ObjectRef> = chunk
                 .iter()
                 .map(|&index| {
                     let task = TaskRef { group: upstream, index };
                     let stored = output.and_then(|output| self.runs.get(&group.run)?.object(task, output));
                     match (stored, self.machine.committed_attempt(task)) {
-                        (Some(stored), Some(attempt)) if stored.written => v1::ObjectRef {
-                            index,
-                            attempt,
-                            digest: stored.digest.clone(),
-                            size: stored.size,
-                            ..Default::default()
-                        },
+                        (Some(stored), Some(attempt)) if stored.written => {
+                            let mut object = v1::ObjectRef {
+                                index,
+                                attempt,
+                                digest: stored.digest.clone(),
+                                size: stored.size,
+                                ..Default::default()
+                            };
+                            if stored.held {
+                                object.group = upstream.0;
+                                object.held = true;
+                                object.kind = kind.into();
+                                object.manifest = stored.manifest.clone();
+                                object.manifest_size = stored.manifest_size;
+                                object.executable = stored.executable;
+                                peers.extend(self.locate(task, &mut object));
+                            }
+                            object
+                        }
                         _ => v1::ObjectRef { index, ..Default::default() },
                     }
                 })
                 .collect();
             let body = v1::scheduler_data::Body::Input(v1::InputChunk { handle: dispatch.handle.to_u64(), input, objects });
             if let Some(worker) = self.workers.get_mut(&session) {
+                peers.drain(..).for_each(|peer| worker.introduce(&peer));
                 worker.send_data(body);
             }
         }
@@ -511,15 +548,6 @@ impl Reactor {
 
     pub(super) fn worker_name(&self, session: SessionId) -> Arc<str> {
         self.workers.get(&session).map_or_else(|| Arc::from("?"), |worker| worker.name.clone())
-    }
-}
-
-/// A column with one value for all tasks is sent as that value.
-fn shorten<T: PartialEq>(column: &mut Vec<T>) {
-    if let [first, rest @ ..] = column.as_slice()
-        && rest.iter().all(|value| value == first)
-    {
-        column.truncate(1);
     }
 }
 

@@ -142,7 +142,6 @@ struct Worker {
     control: (UnboundedSender<v1::WorkerControl>, Streaming<v1::SchedulerControl>),
     data: (UnboundedSender<v1::WorkerData>, Streaming<v1::SchedulerData>),
     sent: u64,
-    inputs: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Worker {
@@ -151,7 +150,7 @@ impl Worker {
         let (control, incoming, welcome) = open_control(&mut service, hello(0, 0, v1::Acks::default())).await;
         assert_eq!(welcome.object_key.len(), 32);
         let (data, data_in, _) = open_data(&mut service, welcome.session, welcome.epoch, 0).await;
-        Worker { control: (control, incoming), data: (data, data_in), sent: 0, inputs: BTreeMap::new() }
+        Worker { control: (control, incoming), data: (data, data_in), sent: 0 }
     }
 
     /// Executes what it is sent, for ever.
@@ -165,13 +164,8 @@ impl Worker {
                     let frame = frame.unwrap().expect("data stays open");
                     let acks = Some(v1::Acks { control: 0, data: frame.seq });
                     self.control.0.send(v1::WorkerControl { seq: 0, acks, body: None }).unwrap();
-                    match frame.body {
-                        Some(v1::scheduler_data::Body::Input(chunk)) => {
-                            let input = self.inputs.entry(chunk.handle).or_default();
-                            chunk.objects.iter().for_each(|object| input.extend_from_slice(&object.inline));
-                        }
-                        Some(v1::scheduler_data::Body::Dispatch(batch)) => self.execute(&batch),
-                        _ => {}
+                    if let Some(v1::scheduler_data::Body::Dispatch(batch)) = frame.body {
+                        self.execute(&batch);
                     }
                 }
             }
@@ -181,8 +175,13 @@ impl Worker {
     fn execute(&mut self, batch: &v1::DispatchBatch) {
         let mut done = v1::WorkerBatch { handle: batch.handle.clone(), ..Default::default() };
         done.attempt = spread(&batch.attempt, batch.handle.len());
-        let (mut results, mut start) = (Vec::new(), 0);
-        for (at, handle) in batch.handle.iter().enumerate() {
+        let (mut results, mut start, mut read) = (Vec::new(), 0, 0);
+        let ends = |at: usize| batch.values_of_end.get(at).map_or(0, |end| *end as usize);
+        let bytes = |value: usize| value.checked_sub(1).map_or(0, |before| batch.value_end[before] as usize);
+        for at in 0..batch.handle.len() {
+            // Results of inputs that follow each other do so in `values` too.
+            let input = &batch.values[bytes(read)..bytes(ends(at))];
+            read = ends(at);
             let end = batch.args_end.get(at).copied().unwrap_or(0);
             let args = &batch.args[start as usize..end as usize];
             start = end;
@@ -193,7 +192,7 @@ impl Worker {
                 continue;
             }
             done.event.push(3);
-            results.extend_from_slice(&self.inputs.remove(handle).unwrap_or_default());
+            results.extend_from_slice(input);
             results.extend_from_slice(args);
             done.result_end.push(results.len() as u32);
             done.wall_us.push(1);

@@ -3,10 +3,12 @@
 
 mod attempts;
 mod functions;
+mod held;
 mod wire;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,10 +20,12 @@ use scalable_core::worker::calls::CallId;
 use scalable_core::worker::{Input, Serial, Worker};
 use scalable_proto::v1::{self, worker_control};
 use scalable_store::{Pressure, Released};
+use scalable_tls::WorkerCredentials;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Sleep;
 
 use crate::attempt::Attempt;
 use crate::batch::Batch;
@@ -36,6 +40,8 @@ use crate::lane::{Lane, LaneEvent, Strangers};
 use crate::link::{Identity, Link};
 use crate::logs::{Writer, Written};
 use crate::options::{MemoryLimit, Options, host};
+use crate::remote::{Remote, Unready};
+use crate::secured::Secured;
 use crate::watch::{Look, Watch};
 
 /// Threads for staging and publishing: enough to keep a disk busy beside a digest.
@@ -60,7 +66,8 @@ pub enum Ended {
 
 /// What helpers and other threads tell the reactor.
 enum Told {
-    Ready(Serial, Box<Result<Ready, String>>),
+    Ready(Serial, Box<Result<Ready, Unready>>),
+    Looked(u32),
     Settled(Serial, Box<Settled>),
     Look(Look),
     Written(Written),
@@ -94,6 +101,10 @@ pub struct Agent {
     #[expect(dead_code, reason = "its drop removes it")]
     directory: Directory,
     functions: Functions,
+    /// Files of runs whose directory is not here.
+    remote: Arc<Remote>,
+    held: held::Held,
+    bringers: Helpers,
     next_serial: u64,
     helpers: Helpers,
     writer: Writer,
@@ -135,17 +146,21 @@ impl Agent {
         let capacity = resources(&options.capacity(), &mut names, true)
             .ok_or_else(|| anyhow::anyhow!("more than {} custom resources", Names::MAX))?;
         let directory = Directory::make(options.directory.as_deref()).context("--directory")?;
+        let secured = secured(&options)?.map(Arc::new);
+        let tls = secured.as_ref().map(|secured| anyhow::Ok((secured.peer_server()?, secured.peer_dialer()?))).transpose()?;
         let objects = Objects::start(ObjectOptions {
             directory: directory.path().to_owned(),
             memory_bytes_max: options.object_memory(),
             peer_address: options.peer_address,
             host: host(),
             executables: options.executables.clone(),
+            tls,
+            short_cuts: !options.no_short_cuts,
         });
         let objects = objects.context("results cannot be kept here")?;
         let pressure = objects.pressure();
         let identity = Identity {
-            peer_address: objects.address().to_string(),
+            peer_address: options.advertise.clone().unwrap_or_else(|| objects.address().to_string()),
             name: options.name(),
             pool: options.pool.clone(),
             components: options.components.clone(),
@@ -153,13 +168,23 @@ impl Agent {
             host: host(),
             architecture: architecture().to_owned(),
             libc: libc(),
-            cluster_id: options.cluster_id.clone().unwrap_or_default(),
+            cluster_id: match &secured {
+                Some(secured) => secured.trust().cluster_id().to_owned(),
+                None => options.cluster_id.clone().unwrap_or_default(),
+            },
         };
-        let target = Target { url: options.url(), token_file: options.token_file.clone() };
+        let target = Target { url: options.url(), token_file: options.token_file.clone(), secured };
+        if let Some(secured) = &target.secured {
+            let endpoint = target.endpoint().map_err(|status| anyhow::anyhow!("--address: {}", status.message()))?;
+            tokio::spawn(secured.clone().keep_renewed(endpoint));
+        }
         let (looks, writes) = (told.clone(), told.clone());
         let now = Instant::now();
         Ok(Agent {
             born: now,
+            remote: objects.remote().clone(),
+            held: held::Held::default(),
+            bringers: Helpers::start(held::BRINGERS)?,
             functions: Functions::new(capacity.clone(), objects)?,
             pressure,
             directory,
@@ -198,17 +223,20 @@ impl Agent {
         let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
         // A handler instead of "ignore": what is ignored would be ignored by tasks too, if their dispositions were not reset.
         let mut hangup = signal(SignalKind::hangup())?;
+        // The lane's descriptor had more when it was read last.
+        let mut lane_busy = false;
+        let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         loop {
             self.tick();
             let flushed = self.flush();
             if let Some(ended) = self.ended.take() {
                 return Ok(ended);
             }
-            if flushed {
-                // Lets the connections write before the reactor goes on.
+            if flushed && (lane_busy || !self.inbox.is_empty() || !self.from_threads.is_empty()) {
+                // Lets the connections write before the reactor goes on. With nothing to go on with they do so anyway.
                 tokio::task::yield_now().await;
             }
-            let deadline = tokio::time::Instant::from_std(self.next_deadline());
+            set_alarm(alarm.as_mut(), self.next_deadline());
             let [terminate, interrupt] = &mut signals;
             tokio::select! {
                 biased;
@@ -217,14 +245,15 @@ impl Agent {
                 _ = hangup.recv() => {}
                 ready = lane_ready.readable() => {
                     let mut ready = ready?;
-                    if !self.poll_lane() {
+                    lane_busy = self.poll_lane();
+                    if !lane_busy {
                         ready.clear_ready();
                     }
                 }
                 Some(told) = self.from_threads.recv() => self.hear(told),
                 Some(arrived) = self.inbox.recv() => self.arrived(arrived),
                 Ok(()) = self.pressure.changed() => self.pressed(),
-                () = tokio::time::sleep_until(deadline) => {}
+                () = &mut alarm => {}
             }
             self.take_what_is_ready();
         }
@@ -329,7 +358,7 @@ impl Agent {
         match self.leaving {
             Leaving::No => {}
             Leaving::Reports(until) if now < until && self.link.has_session() => {
-                if self.batch.is_empty() && self.link.is_acknowledged() {
+                if self.batch.is_empty() && self.link.is_acknowledged() && self.held.is_copied() {
                     self.link.send_control(worker_control::Body::Goodbye(v1::Goodbye { reason: "drained".to_owned() }));
                     self.leaving = Leaving::Goodbye(now + LEAVE_MAX);
                 }
@@ -379,9 +408,20 @@ impl Agent {
     fn begin_anew(&mut self) {
         self.step(Input::Void);
         self.functions(|functions, cx| functions.void(cx));
+        self.void_held();
         self.catalog.clear();
         self.batch.clear();
     }
+}
+
+/// What a worker beyond its scheduler's machine has; nothing on one machine.
+fn secured(options: &Options) -> anyhow::Result<Option<Secured>> {
+    let Some(directory) = &options.credentials else { return Ok(None) };
+    let credentials = WorkerCredentials::read(directory).context("--credentials")?;
+    if let Some(wanted) = options.cluster_id.as_deref().filter(|wanted| *wanted != credentials.trust.cluster_id()) {
+        anyhow::bail!("--credentials are of cluster {}, and --cluster-id wants {wanted}", credentials.trust.cluster_id());
+    }
+    Secured::new(credentials, &options.name(), options.uid.as_deref().unwrap_or_default()).map(Some)
 }
 
 /// The lane's epoll set in the runtime's.
@@ -412,4 +452,13 @@ fn resources(wire: &v1::Resources, names: &mut Names, capacity: bool) -> Option<
         made.add(&one);
     }
     Some(made)
+}
+
+/// Makes the reactor's one timer fire at this time or earlier. A new one for every turn would cost three system calls each time: the
+/// runtime wakes itself to look at it. So it may fire when nothing is due any more, and is set again then.
+fn set_alarm(alarm: Pin<&mut Sleep>, at: Instant) {
+    let at = tokio::time::Instant::from_std(at);
+    if at < alarm.deadline() || alarm.is_elapsed() {
+        alarm.reset(at);
+    }
 }

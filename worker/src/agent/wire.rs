@@ -29,6 +29,9 @@ fn spread(batch: &mut DispatchBatch) {
         batch.task_id =
             batch.group.iter().zip(&batch.index).map(|(group, index)| u64::from(*group) << 32 | u64::from(*index)).collect();
     }
+    if batch.fence.is_empty() {
+        batch.fence.resize(count, 0);
+    }
 }
 
 impl Agent {
@@ -64,6 +67,7 @@ impl Agent {
             scheduler_control::Body::Cancel(cancel) => self.step(Input::Cancel(handles(cancel.handles))),
             scheduler_control::Body::Release(release) => {
                 self.functions(|functions, cx| functions.release(cx, &release.runs));
+                self.release_held(&release.runs);
                 self.catalog.release(&release.runs);
             }
             scheduler_control::Body::Drain(drain) => {
@@ -78,8 +82,10 @@ impl Agent {
             scheduler_control::Body::Drop(drop) => {
                 for (group, index) in drop.group.into_iter().zip(drop.index) {
                     self.functions.objects().drop_element(group, index);
+                    self.drop_held(group, index);
                 }
             }
+            scheduler_control::Body::Stored(stored) => self.stored(&stored),
         }
     }
 

@@ -14,7 +14,8 @@ use scalable_template::Axes;
 
 use super::host::{Fate, Host, Number, Stage};
 use super::objects::Found;
-use super::{Cx, Functions, PASS_EVERY, Payload, failure};
+use super::payload::Payload;
+use super::{Cx, Functions, PASS_EVERY, failure};
 use crate::catalog::Group;
 
 /// Begins the sentence of a call whose function the program does not have, or has with other types: no attempt can succeed.
@@ -226,7 +227,7 @@ fn write_one(host: &mut Host, call: CallId, payload: &Payload) -> Result<(), Unw
     };
     known.map_err(|message| Unwritten { class: OutcomeClass::AppError, message })?;
     let at = call.at as usize;
-    let values = payload.values(call.at);
+    let values = payload.args.get(call.at);
     let Some(free) = host.free.pop() else {
         let message = "its lane host has no number left for it".to_owned();
         return Err(Unwritten { class: OutcomeClass::InfraStart, message });
@@ -240,20 +241,24 @@ fn write_one(host: &mut Host, call: CallId, payload: &Payload) -> Result<(), Unw
         values: 0,
         inputs: 0,
     };
-    let written = match payload.inputs.get(&call.at) {
-        None if values.len() <= VALUES_INLINE_MAX => {
-            host.calls.push(head, values);
-            Ok(Vec::new())
+    let read = payload.values_of(call.at).map(|at| payload.values.get(at));
+    let any = |host: &mut Host, inputs: Vec<Input<'_>>| {
+        host.calls.push_any(head, values, &inputs).map_err(|error: io::Error| Unwritten {
+            class: OutcomeClass::InfraStart,
+            message: format!("its arguments could not be put into shared memory: {error}"),
+        })
+    };
+    let written = if read.len() > 0 {
+        match host.calls.push_small(head, values, read.clone()) {
+            true => Ok(Vec::new()),
+            false => any(host, read.map(|bytes| Input { many: false, objects: vec![Object::Here(bytes)] }).collect()),
         }
-        inputs => {
-            let found = inputs.map(|inputs| inputs.found.as_slice()).unwrap_or_default();
-            read_inputs(group, found).and_then(|inputs| {
-                host.calls.push_any(head, values, &inputs).map_err(|error: io::Error| Unwritten {
-                    class: OutcomeClass::InfraStart,
-                    message: format!("its arguments could not be put into shared memory: {error}"),
-                })
-            })
-        }
+    } else if group.template.inputs.is_empty() && values.len() <= VALUES_INLINE_MAX {
+        host.calls.push(head, values);
+        Ok(Vec::new())
+    } else {
+        let found = payload.inputs.get(&call.at).map(|inputs| inputs.found.as_slice()).unwrap_or_default();
+        read_inputs(group, found).and_then(|inputs| any(host, inputs))
     };
     match written {
         Ok(before) => {

@@ -10,14 +10,14 @@ mod feed;
 mod host;
 mod inputs;
 mod objects;
+mod payload;
 mod program;
 mod start;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use scalable_core::ids::{Handle, Micros, ShapeId};
 use scalable_core::messages::OutcomeClass;
@@ -42,7 +42,8 @@ use crate::helpers::Helpers;
 use crate::lane::Lane as Processes;
 use crate::options::MemoryLimit;
 use host::{Host, Number};
-use inputs::{Inputs, bring};
+use inputs::bring;
+use payload::{Payload, Strings};
 
 /// Work that a slot has ahead, about: as long as a result and the next call take between agent and host, several times over.
 const AHEAD_NS: u64 = 1_000_000;
@@ -135,37 +136,6 @@ impl Lane {
         } else {
             (self.call_ns * 7 + ns) / 8
         };
-    }
-}
-
-/// What the dispatch said of calls, by column.
-#[derive(Debug)]
-struct Payload {
-    index: Vec<u32>,
-    attempt: Vec<u32>,
-    task_id: Vec<u64>,
-    args_end: Vec<u32>,
-    args: Bytes,
-    /// From which element on which group.
-    groups: Vec<(u32, u32, Arc<Group>)>,
-    inputs: FxHashMap<u32, Inputs>,
-    /// Tells the batch from a later one of the same number.
-    serial: u64,
-}
-
-impl Payload {
-    fn group(&self, at: u32) -> (u32, &Arc<Group>) {
-        let after = self.groups.partition_point(|(first, ..)| *first <= at);
-        let (_, number, group) = &self.groups[after.saturating_sub(1)];
-        (*number, group)
-    }
-
-    fn values(&self, at: u32) -> &[u8] {
-        if self.args_end.is_empty() {
-            return &[];
-        }
-        let begin = at.checked_sub(1).map_or(0, |before| self.args_end[before as usize]);
-        &self.args[begin as usize..self.args_end[at as usize] as usize]
     }
 }
 
@@ -282,22 +252,20 @@ impl Functions {
     /// # Errors
     /// The scheduler broke the protocol.
     pub fn dispatch(&mut self, cx: &mut Cx<'_>, batch: DispatchBatch, ranges: &[(u32, u32)]) -> Result<(), String> {
-        let DispatchBatch { handle, group, index, attempt, shape, timeout_ms, task_id, fence: _, args_end, args } = batch;
-        let ends_fit = args_end.is_empty() || args_end.len() == handle.len();
-        let in_order = args_end.windows(2).all(|pair| pair[0] <= pair[1]);
-        if !ends_fit || !in_order || args_end.last().is_some_and(|end| *end as usize > args.len()) {
-            return Err("the arguments of a dispatch do not fit its columns".to_owned());
-        }
+        let DispatchBatch { handle, group, index, attempt, shape, timeout_ms, task_id, args_end, args, .. } = batch;
+        let outside = || "arguments or results of a dispatch lie outside it".to_owned();
         let mut payload = Payload {
             index,
             attempt: attempt.clone(),
             task_id,
-            args_end,
-            args,
+            args: Strings::new(args_end, args).ok_or_else(outside)?,
+            values_of_end: batch.values_of_end,
+            values: Strings::new(batch.value_end, batch.values).ok_or_else(outside)?,
             groups: Vec::new(),
             inputs: FxHashMap::default(),
             serial: *cx.next_serial,
         };
+        payload.check(handle.len())?;
         let (mut parts, mut coming) = (Vec::with_capacity(ranges.len()), Vec::new());
         for &(first, count) in ranges {
             let (number, shape) = (group[first as usize], shape[first as usize]);
@@ -309,6 +277,18 @@ impl Functions {
                 }
                 Ok(lane) => {
                     for at in first..first + count {
+                        // Neighbours that have what they read stay one range.
+                        if payload.values_of(at).len() == of.template.inputs.len() {
+                            match parts.last_mut() {
+                                Some(Part { first, count, lane: same, fetching: false })
+                                    if *same == lane && *first + *count == at =>
+                                {
+                                    *count += 1;
+                                }
+                                _ => parts.push(Part { first: at, count: 1, lane, fetching: false }),
+                            }
+                            continue;
+                        }
                         let refs = cx.catalog.take_inputs(handle[at as usize]);
                         let part = |fetching| Part { first: at, count: 1, lane, fetching };
                         match self.find_inputs(of.run.id, refs) {
@@ -580,5 +560,5 @@ fn lane_key(function: &FunctionCall, group: &Group, shape: u32) -> Result<LaneKe
     }
     env.sort_unstable();
     let by_thread = function.isolation() == Isolation::Thread;
-    Ok(LaneKey { program, env, directory: group.run.base_directory.clone(), by_thread, shape })
+    Ok(LaneKey { program, env, directory: group.run.base_directory().map(Path::to_owned), by_thread, shape })
 }

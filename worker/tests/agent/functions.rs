@@ -82,6 +82,7 @@ impl Fake {
             fence: handles.iter().map(|handle| handle & 0xFFFF_FFFF).collect(),
             args_end,
             args: args.into(),
+            ..Default::default()
         }));
     }
 
@@ -466,6 +467,7 @@ async fn measure_calls() {
                     fence: (sent..sent + batch).collect(),
                     args_end: (1..=batch as u32).map(|n| n * 8).collect(),
                     args: vec![1; batch as usize * 8].into(),
+                    ..Default::default()
                 }));
                 sent += batch;
             }

@@ -1,0 +1,104 @@
+//! Where the time of a row goes: functions by the CPU time that each process spends in them while the row runs once more under
+//! `perf record`. Without perf there is no profile, and the report says so.
+
+use std::collections::HashMap;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use tempfile::NamedTempFile;
+
+/// Samples a second.
+const RATE: &str = "999";
+/// Functions named of each process.
+const FUNCTIONS: usize = 5;
+
+/// Perf, watching processes.
+pub struct Profile {
+    perf: Child,
+    samples: NamedTempFile,
+}
+
+impl Profile {
+    /// Begins to watch this process and all below it.
+    pub fn begin() -> Result<Self> {
+        let samples = NamedTempFile::new()?;
+        let pids: Vec<String> = tree().iter().map(u32::to_string).collect();
+        let mut perf = Command::new("perf");
+        perf.args(["record", "--quiet", "-F", RATE, "-p", &pids.join(","), "-o"]).arg(samples.path());
+        let perf = perf.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Ok(Profile { perf: perf.context("perf cannot be started")?, samples })
+    }
+
+    /// Ends it: of each process, the largest first, its share of all samples and its functions with their shares of its own.
+    pub fn end(mut self) -> Result<Vec<String>> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.perf.id())?);
+        // SIGINT is how perf is told to write what it has.
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
+        self.perf.wait()?;
+        let mut report = Command::new("perf");
+        report.args(["report", "--stdio", "-g", "none", "--sort", "comm,sym", "-F", "overhead,comm,sym", "-t", "\t", "-i"]);
+        let report = report.arg(self.samples.path()).stdin(Stdio::null()).output().context("perf report")?;
+        ensure!(report.status.success(), "perf has no samples: {}", String::from_utf8_lossy(&report.stderr).trim());
+        Ok(summed_up(&String::from_utf8_lossy(&report.stdout)))
+    }
+}
+
+/// This process and those below it.
+fn tree() -> Vec<u32> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        children.entry(parent.unwrap_or(0)).or_default().push(pid);
+    }
+    let (mut all, mut at) = (vec![std::process::id()], 0);
+    while at < all.len() {
+        all.extend(children.remove(&all[at]).unwrap_or_default());
+        at += 1;
+    }
+    all
+}
+
+/// Lines of `overhead, comm, symbol` as sentences.
+fn summed_up(report: &str) -> Vec<String> {
+    let mut processes: Vec<(String, f64, Vec<(String, f64)>)> = Vec::new();
+    for line in report.lines().filter(|line| !line.starts_with('#')) {
+        let mut fields = line.split('\t').map(str::trim);
+        let (Some(share), Some(comm), Some(symbol)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let Ok(share) = share.trim_end_matches('%').parse::<f64>() else { continue };
+        let at = processes.iter().position(|(of, ..)| of == comm).unwrap_or_else(|| {
+            processes.push((comm.to_owned(), 0.0, Vec::new()));
+            processes.len() - 1
+        });
+        let (_, sum, functions) = &mut processes[at];
+        *sum += share;
+        // "[.] name" or "[k] name".
+        let name = symbol.split_once(' ').map_or(symbol, |(_, name)| name.trim());
+        functions.push((name.to_owned(), share));
+    }
+    processes.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let sentence = |(comm, sum, functions): (String, f64, Vec<(String, f64)>)| {
+        let each = functions.iter().take(FUNCTIONS).map(|(name, share)| format!("{name} {:.0} %", share / sum * 100.0));
+        format!("{comm} {sum:.0} %: {}", each.collect::<Vec<_>>().join(", "))
+    };
+    processes.into_iter().filter(|(_, sum, _)| *sum >= 1.0).map(sentence).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_named_by_process() {
+        let report = "# Overhead\n\n 40.00%\tscheduler\t[.] step\n 10.00%\tworker\t[k] copy\n 20.00%\tscheduler\t[.] malloc\n\
+                      0.10%\tother\t[.] x\n";
+        assert_eq!(summed_up(report), ["scheduler 60 %: step 67 %, malloc 33 %", "worker 10 %: copy 100 %"]);
+        assert!(summed_up("").is_empty());
+    }
+
+    #[test]
+    fn this_process_is_in_its_tree() {
+        assert_eq!(tree().first(), Some(&std::process::id()));
+    }
+}
