@@ -163,6 +163,9 @@ pub struct SchedulerArgs {
     /// File with that scheduler's token; found by itself for schedulers started from here
     #[arg(long, env = "SCALABLE_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Use the cluster that this connection file names, beyond this machine
+    #[arg(long, env = "SCALABLE_CONNECTION", hide_env_values = true, value_name = "FILE", conflicts_with_all = ["address", "token_file"])]
+    pub connection: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

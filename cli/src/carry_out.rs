@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use scalable::Client;
-use scalable_provider::Launcher;
 
 use crate::args::HowArgs;
 use crate::cluster::{self, Cluster};

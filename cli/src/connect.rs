@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use scalable::Client;
+use scalable::{Client, Connection};
 
 use crate::args::SchedulerArgs;
 use crate::exit::Failure;
@@ -23,7 +23,7 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 pub struct Place {
     /// `host:port` or a URL.
     pub address: String,
-    /// File with the token.
+    /// File with the token; for a cluster beyond this machine, whose address begins with https, its connection file.
     pub token_file: PathBuf,
 }
 
@@ -33,9 +33,21 @@ impl Place {
     /// # Errors
     /// Why there is none.
     pub async fn connect(&self) -> Result<Client, Failure> {
-        let token = runs::read_token(&self.token_file)?;
-        Ok(Client::connect(&self.address, &token).await?)
+        Ok(self.try_connect().await??)
     }
+
+    /// As [`Place::connect`]; the outer error when it cannot be read what the scheduler wants to see.
+    async fn try_connect(&self) -> Result<Result<Client, scalable::Error>, Failure> {
+        if self.address.starts_with("https://") {
+            return Ok(Client::connect_with(&read_connection(&self.token_file)?).await);
+        }
+        let token = runs::read_token(&self.token_file)?;
+        Ok(Client::connect(&self.address, &token).await)
+    }
+}
+
+fn read_connection(file: &Path) -> Result<Connection, Failure> {
+    Connection::read(file).map_err(|error| Failure::usage(format!("the connection file {error}")))
 }
 
 /// The scheduler of a run that lives.
@@ -48,6 +60,9 @@ pub fn place_of(record: &RunRecord) -> Option<Place> {
 /// # Errors
 /// When its token is not known.
 pub fn asked_for(args: &SchedulerArgs, runs_dir: &Path) -> Result<Option<Place>, Failure> {
+    if let Some(file) = &args.connection {
+        return Ok(Some(Place { address: read_connection(file)?.address, token_file: file.clone() }));
+    }
     let Some(address) = &args.address else { return Ok(None) };
     if let Some(token_file) = &args.token_file {
         return Ok(Some(Place { address: address.clone(), token_file: token_file.clone() }));
@@ -91,8 +106,8 @@ pub enum Found {
 /// When the scheduler answers but does not accept this client.
 pub async fn reach(record: &RunRecord) -> Result<Found, Failure> {
     let Some(place) = place_of(record).filter(|_| !record.is_over()) else { return Ok(Found::Records(None)) };
-    let Ok(token) = runs::read_token(&place.token_file) else { return Ok(Found::Records(None)) };
-    match Client::connect(&place.address, &token).await {
+    let Ok(connected) = place.try_connect().await else { return Ok(Found::Records(None)) };
+    match connected {
         Ok(client) => match client.status(&record.run_id).await {
             Ok(_) => Ok(Found::Live(Box::new(client))),
             // The port was taken over by the scheduler of another run.

@@ -48,10 +48,25 @@ impl Client {
     /// # Errors
     /// [`Error::BadAddress`], [`Error::BadToken`], [`Error::Unreachable`], [`Error::Unauthenticated`], [`Error::VersionSkew`].
     pub async fn connect(address: &str, token: &str) -> Result<Client, Error> {
-        let endpoint = Endpoint::new(address, token)?;
+        Client::begin(Endpoint::new(address, token)?).await
+    }
+
+    /// As [`Client::connect`], to a cluster beyond this machine: over TLS, verified for the cluster and not for the address.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_with(connection: &scalable_tls::Connection) -> Result<Client, Error> {
+        Client::begin(Endpoint::secured(connection)?).await
+    }
+
+    async fn begin(endpoint: Endpoint) -> Result<Client, Error> {
         let commands = Connection::start(endpoint.clone()).await?;
         let control = endpoint.control(endpoint.connect_lazily());
         Ok(Client { endpoint, commands, control })
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// The scheduler's address.
@@ -125,7 +140,7 @@ impl Client {
     /// Opens a run that takes groups and tasks until it is closed.
     pub(crate) async fn open_run(&self, spec: v1::RunSpec) -> Result<(Arc<Shared>, String), Error> {
         let submitted = self.submit_run(v1::RunSpec { open: true, ..spec }).await?;
-        let shared = Shared::new(self.address().to_owned());
+        let shared = Shared::new(self.address().to_owned(), Some(self.endpoint.clone()));
         shared.outbox().opened(submitted.number);
         self.commands.send(Command::Attach { open: shared.clone() }).await.map_err(|_| self.session_over())?;
         Ok((shared, submitted.run))

@@ -8,6 +8,9 @@ use scalable_proto::v1::control_service_client::ControlServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint as TransportEndpoint};
 
+use scalable_store::{FetcherOptions, SegmentPool};
+use scalable_tls::{Connection, Connector, PeerDialer};
+
 use crate::Error;
 use crate::error::transport_reason;
 
@@ -24,6 +27,15 @@ pub(crate) struct Endpoint {
     address: String,
     transport: TransportEndpoint,
     authorization: MetadataValue<Ascii>,
+    secured: Option<Secured>,
+}
+
+/// What a cluster beyond this machine takes.
+#[derive(Clone, Debug)]
+struct Secured {
+    connector: Connector,
+    peers: PeerDialer,
+    store_address: Option<String>,
 }
 
 impl Endpoint {
@@ -34,7 +46,7 @@ impl Endpoint {
         let transport =
             TransportEndpoint::from_shared(address_full.clone()).map_err(|error| bad_address(transport_reason(&error)))?;
         if transport.uri().scheme_str() != Some("http") {
-            return Err(bad_address("only http is spoken to a scheduler on this machine".to_owned()));
+            return Err(bad_address("only http is spoken to a scheduler on this machine; beyond it a connection file is needed".to_owned()));
         }
         if transport.uri().port().is_none() {
             return Err(bad_address("it has no port".to_owned()));
@@ -47,7 +59,33 @@ impl Endpoint {
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(20));
         let authorization = format!("Bearer {}", token.trim()).parse().map_err(|_| Error::BadToken)?;
-        Ok(Endpoint { address: address_full, transport, authorization })
+        Ok(Endpoint { address: address_full, transport, authorization, secured: None })
+    }
+
+    /// A scheduler beyond this machine: over TLS, verified for its cluster. Contacts nobody.
+    pub(crate) fn secured(connection: &Connection) -> Result<Endpoint, Error> {
+        let bad = |reason: String| Error::BadAddress { address: connection.address.clone(), reason };
+        connection.check().map_err(|error| bad(error.to_string()))?;
+        let trust = connection.trust().map_err(|error| bad(error.to_string()))?;
+        let secured = Secured {
+            connector: Connector::new(&trust, None).map_err(|error| bad(error.to_string()))?,
+            peers: trust.to_peers(None).map_err(|error| bad(error.to_string()))?,
+            store_address: connection.store_address.clone(),
+        };
+        // With a connector of our own, which makes it TLS, the transport is told of plain http.
+        let endpoint = Endpoint::new(&connection.address.replacen("https://", "http://", 1), &connection.token)?;
+        Ok(Endpoint { address: connection.address.clone(), secured: Some(secured), ..endpoint })
+    }
+
+    /// How what is fetched and brought travels from here.
+    pub(crate) fn fetcher_options(&self, pool: SegmentPool) -> FetcherOptions {
+        let tls = self.secured.as_ref().map(|secured| secured.peers.clone());
+        FetcherOptions { tls, ..FetcherOptions::new(pool) }
+    }
+
+    /// Where the scheduler's store is reached from here that says it is at `advertised`.
+    pub(crate) fn store_address<'a>(&'a self, advertised: &'a str) -> &'a str {
+        self.secured.as_ref().and_then(|secured| secured.store_address.as_deref()).unwrap_or(advertised)
     }
 
     /// The address with its scheme.
@@ -57,15 +95,19 @@ impl Endpoint {
 
     /// A connection of its own, made now.
     pub(crate) async fn connect(&self) -> Result<Channel, Error> {
-        self.transport
-            .connect()
-            .await
-            .map_err(|error| Error::Unreachable { address: self.address.clone(), reason: transport_reason(&error) })
+        let connected = match &self.secured {
+            None => self.transport.connect().await,
+            Some(secured) => self.transport.connect_with_connector(secured.connector.clone()).await,
+        };
+        connected.map_err(|error| Error::Unreachable { address: self.address.clone(), reason: transport_reason(&error) })
     }
 
     /// A connection that is made with the first call and again after it broke.
     pub(crate) fn connect_lazily(&self) -> Channel {
-        self.transport.connect_lazy()
+        match &self.secured {
+            None => self.transport.connect_lazy(),
+            Some(secured) => self.transport.connect_with_connector_lazy(secured.connector.clone()),
+        }
     }
 
     /// A unary request with the token and a deadline.

@@ -71,7 +71,7 @@ impl Error {
         let message =
             if status.message().is_empty() { status.code().description().to_owned() } else { status.message().to_owned() };
         match status.code() {
-            Code::Unauthenticated | Code::PermissionDenied => Error::Unauthenticated { address: address.to_owned() },
+            Code::Unauthenticated => Error::Unauthenticated { address: address.to_owned() },
             Code::Unavailable | Code::DeadlineExceeded | Code::Unknown => {
                 Error::Unreachable { address: address.to_owned(), reason: reason_of(status) }
             }

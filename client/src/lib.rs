@@ -142,6 +142,7 @@ pub use processes::Start;
 /// ```
 pub use scalable_macros::task;
 pub use scalable_proto::v1;
+pub use scalable_tls::Connection;
 pub use scatter::SCATTER_BYTES_MAX;
 pub use session::Session;
 pub use task_error::{Attempt, TaskError};

@@ -8,7 +8,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
-use scalable_provider::Launcher;
 use scalable_provider::launch::{LaunchError, LocalLauncher, LocalScheduler};
 use scalable_provider::local::LocalWorkers;
 

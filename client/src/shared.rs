@@ -13,6 +13,7 @@ use scalable_store::{Fetcher, FetcherOptions, Holder, SegmentPool};
 use tokio::sync::Notify;
 
 use crate::Error;
+use crate::endpoint::Endpoint;
 use crate::group::Group;
 use crate::outbox::{Outbox, Range};
 use crate::processes::Processes;
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) number: u64,
     /// For messages.
     pub(crate) address: String,
+    /// Whose workers results are fetched from; none for a session inside this process.
+    endpoint: Option<Endpoint>,
     outbox: Mutex<Outbox>,
     /// Wakes the connection.
     pub(crate) wake: Notify,
@@ -49,11 +52,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(address: String) -> Arc<Shared> {
+    pub(crate) fn new(address: String, endpoint: Option<Endpoint>) -> Arc<Shared> {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         Arc::new(Shared {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             address,
+            endpoint,
             outbox: Mutex::default(),
             wake: Notify::new(),
             room: Notify::new(),
@@ -166,7 +170,12 @@ impl Shared {
     /// What fetches results from workers: started when it is needed first.
     pub(crate) fn fetcher(&self) -> std::io::Result<&Fetcher> {
         if self.fetcher.get().is_none() {
-            let started = Fetcher::start(FetcherOptions::new(SegmentPool::new(FETCH_POOL_BYTES)))?;
+            let pool = SegmentPool::new(FETCH_POOL_BYTES);
+            let options = match &self.endpoint {
+                Some(endpoint) => endpoint.fetcher_options(pool),
+                None => FetcherOptions::new(pool),
+            };
+            let started = Fetcher::start(options)?;
             // When another thread was faster, its fetcher stays and this one ends.
             let _ = self.fetcher.set(started);
         }

@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use scalable_proto::v1;
-use scalable_store::{Capability, Content, Digest, Fetcher, FetcherOptions, SegmentPool, UploadRequest};
+use scalable_store::{Capability, Content, Digest, Fetcher, SegmentPool, UploadRequest};
 
 use crate::session::refused;
 use crate::{Client, Error};
@@ -18,9 +18,10 @@ pub(crate) async fn ship(client: &Client, program: &v1::Executable) -> Result<()
     if !reply.needed {
         return Ok(());
     }
+    let address = client.endpoint().store_address(&reply.address).to_owned();
     let failed = |why: &dyn std::fmt::Display| {
         let message =
-            format!("the program {} could not be brought to the scheduler's store at {}: {why}", program.path, reply.address);
+            format!("the program {} could not be brought to the scheduler's store at {address}: {why}", program.path);
         refused(
             "PROGRAM_NOT_SHIPPED",
             message,
@@ -33,9 +34,9 @@ pub(crate) async fn ship(client: &Client, program: &v1::Executable) -> Result<()
     };
     let file = File::open(&program.path).map_err(|error| failed(&error))?;
     let content = Content::from_file(file, program.size).map_err(|error| failed(&error))?;
-    let fetcher = Fetcher::start(FetcherOptions::new(SegmentPool::new(0))).map_err(|error| failed(&error))?;
+    let fetcher = Fetcher::start(client.endpoint().fetcher_options(SegmentPool::new(0))).map_err(|error| failed(&error))?;
     fetcher
-        .upload(UploadRequest { address: reply.address.clone(), content, digest, capability })
+        .upload(UploadRequest { address: address.clone(), content, digest, capability })
         .await
         .map_err(|error| failed(&error))
 }

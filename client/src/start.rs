@@ -7,7 +7,7 @@ use scalable_proto::v1;
 use crate::backend::{Backend, Remote};
 use crate::processes::Processes;
 use crate::session::{Component, Session, refused};
-use crate::{Client, Error};
+use crate::{Client, Connection, Error};
 
 impl Session {
     /// Connects to the scheduler at `address` (`host:port` or a URL) with its token and opens a run there.
@@ -36,12 +36,26 @@ impl Session {
         Session::connect(address, &token).await
     }
 
+    /// Connects to a cluster beyond this machine with what a connection file says (`docs/security.md`), over TLS, and opens a run there.
+    ///
+    /// # Errors
+    /// As [`Session::connect`]; [`Error::Refused`] when the file cannot be read, can be read by others, or is none.
+    pub async fn connect_with_file(file: impl AsRef<Path>) -> Result<Session, Error> {
+        let connection = Connection::read(file.as_ref());
+        let connection = connection.map_err(|error| refused("CONNECTION_FILE", error.to_string(), ""))?;
+        Session::open(Client::connect_with(&connection).await?, None, None, Vec::new()).await
+    }
+
     /// The session that this program was started for: `scalable run … --workflow -- CMD` sets `SCALABLE_ADDRESS`,
-    /// `SCALABLE_TOKEN_FILE`, `SCALABLE_TARGET` and `SCALABLE_RUN`.
+    /// `SCALABLE_TOKEN_FILE`, `SCALABLE_TARGET` and `SCALABLE_RUN`; for a cluster beyond this machine, `SCALABLE_CONNECTION` names a
+    /// connection file instead of the first two.
     ///
     /// # Errors
     /// [`Error::Refused`] when the program was not started so; as [`Session::connect_with_token_file`].
     pub async fn from_env() -> Result<Session, Error> {
+        if let Some(file) = std::env::var_os("SCALABLE_CONNECTION").filter(|file| !file.is_empty()) {
+            return Session::connect_with_file(Path::new(&file)).await;
+        }
         let variable = |name: &str| {
             std::env::var(name).ok().filter(|value| !value.is_empty()).ok_or_else(|| {
                 let message = format!("{name} is not set: this program was not started by `scalable run … --workflow -- CMD`");

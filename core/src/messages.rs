@@ -112,6 +112,8 @@ pub enum Input {
         components: Vec<String>,
         /// What one of its workers has.
         capacity: Resources,
+        /// It scales with its work: its fullest worker gets work first, so that others become idle and can be let go.
+        scaled: bool,
         /// Created and not registered yet.
         starting: u32,
         /// The platform's words, or empty.

@@ -10,6 +10,7 @@ mod expand;
 mod fields;
 mod files;
 mod graph;
+mod kubernetes;
 mod load;
 mod lock;
 mod lower;
@@ -21,6 +22,7 @@ mod paths;
 mod plan;
 mod ports;
 mod preview;
+mod scaling;
 mod sections;
 mod sizes;
 mod substitution;
@@ -30,6 +32,7 @@ mod units;
 mod yaml;
 
 pub use diagnostic::{At, DIAGNOSTICS_MAX, Diagnostic, Severity, report};
+pub use kubernetes::{Clip, ComponentMount, KubernetesOptions, PodResources, PodSecurity, RunAs, SchedulerStorage, VolumeOption};
 pub use load::{LoadOptions, Loaded, load};
 pub use lower::{FileToStore, LowerOptions, Submission, lower};
 pub use model::{
@@ -38,4 +41,4 @@ pub use model::{
 };
 pub use parameters::Parameters;
 pub use plan::{DependencyPlan, GroupPlan, LocalWorkers, OutputPlan, ParameterPlan, Plan, PoolPlan, ScalePlan, plan};
-pub use units::format_bytes;
+pub use units::{format_bytes, quantity};

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::diagnostic::{At, Diagnostic};
 use crate::files::Found;
+use crate::kubernetes::KubernetesOptions;
 use crate::parameters::Parameters;
 
 /// Name of the component of all tasks that name none.
@@ -66,6 +67,13 @@ impl Manifest {
     /// The component of a task. Every task's component exists once the manifest is loaded.
     pub fn component(&self, name: &str) -> Option<&Component> {
         self.components.iter().find(|component| component.name == name)
+    }
+
+    /// What a worker that serves the component is made with, and what of it tasks can have. Memory 0: none was named, and none is
+    /// accounted.
+    pub fn worker(&self, component: &Component) -> (Amounts, Amounts) {
+        let worker = crate::sizes::worker(&self.target, component, self.machine);
+        (worker.size, worker.capacity)
     }
 
     /// The task of that name.
@@ -131,8 +139,12 @@ pub struct Target {
     pub workers_min: u32,
     /// Most workers.
     pub workers_max: u32,
+    /// How pools scale between the two.
+    pub scaling: Scaling,
     /// For provider `local`.
     pub local: Option<LocalOptions>,
+    /// For provider `kubernetes`.
+    pub kubernetes: Option<KubernetesOptions>,
     /// All options as resolved, for the provider.
     pub options: Value,
     pub(crate) at: At,
@@ -143,6 +155,15 @@ impl Target {
     pub fn provider_available(&self) -> bool {
         self.provider == crate::target::LOCAL
     }
+}
+
+/// How a target's pools scale: the section `adaptive` beyond its bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scaling {
+    /// The planner's dials.
+    pub parameters: scalable_core::planner::Parameters,
+    /// Most workers of all pools together.
+    pub max_total: Option<u32>,
 }
 
 /// What one worker has, as far as the manifest says.

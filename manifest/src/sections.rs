@@ -124,6 +124,9 @@ fn component(name: &str, fields: &Fields<'_>, target: Option<&Target>, sink: &mu
         tags: fields.texts("tags", sink).into_iter().map(|(tag, _)| tag).collect(),
         files: file_paths(fields, sink),
     };
+    if let Some(target) = target {
+        crate::kubernetes::place::component(fields, &made, target, sink);
+    }
     if let Some(target) = target.filter(|target| target.provider == LOCAL) {
         for key in ["image", "runtime", "mounts", "tags", "preload_script"] {
             if fields

@@ -38,12 +38,13 @@ pub(crate) fn worker(target: &Target, component: &Component, machine: Machine) -
     Worker { capacity: Amounts { memory_bytes: size.memory_bytes - reserve, ..size.clone() }, size }
 }
 
-/// Cpus and memory of a component: its own, else the target's, else one cpu and no figure for memory.
+/// Cpus and memory of a component: its own, else the target's, else one cpu and no figure for memory; never more than the target's
+/// `limits`.
 pub(crate) fn component_size(target: &Target, component: &Component) -> (u64, Option<u64>) {
-    (
-        component.milli_cpus.or(target.worker.milli_cpus).unwrap_or(DEFAULT_MILLI_CPUS),
-        component.memory_bytes.or(target.worker.memory_bytes),
-    )
+    let clip = target.kubernetes.as_ref().map(|options| options.clip.clone()).unwrap_or_default();
+    let milli_cpus = component.milli_cpus.or(target.worker.milli_cpus).unwrap_or(DEFAULT_MILLI_CPUS);
+    let memory = component.memory_bytes.or(target.worker.memory_bytes);
+    (milli_cpus.min(clip.milli_cpus.unwrap_or(u64::MAX)), memory.map(|bytes| bytes.min(clip.memory_bytes.unwrap_or(u64::MAX))))
 }
 
 /// What each element of a task takes. What can never fit is an error; on the local target cpus and memory are clamped with a warning.

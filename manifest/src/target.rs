@@ -4,22 +4,24 @@ use std::collections::BTreeMap;
 
 use crate::diagnostic::{At, Sink, show, show_names, suggestion};
 use crate::fields::{Fields, check_name, describe};
-use crate::model::{LocalOptions, Target, WorkerSize};
+use crate::kubernetes;
+use crate::model::{LocalOptions, Scaling, Target, WorkerSize};
 use crate::node::Node;
 use crate::parameters::amount;
+use crate::scaling::workers;
 use crate::sections::{one_of, section};
 use crate::units;
 
 /// Provider of the target that this build can run on.
 pub(crate) const LOCAL: &str = "local";
+/// Provider whose workers are pods.
+pub(crate) const KUBERNETES: &str = "kubernetes";
 /// Providers whose options are known.
-const PROVIDERS: [&str; 5] = [LOCAL, "kubernetes", "slurm", "aws", "gcp"];
+const PROVIDERS: [&str; 5] = [LOCAL, KUBERNETES, "slurm", "aws", "gcp"];
 /// Most worker processes of a local target.
 const LOCAL_WORKERS_MAX: i64 = 1_000;
 /// Most cpus of a local worker.
 const LOCAL_THREADS_MAX: i64 = 4_096;
-/// Most workers of a cluster.
-const WORKERS_MAX: i64 = 100_000;
 
 /// Chooses the target: the one asked for, else `SCALABLE_TARGET`, else the one named `local`, else the first of provider `local`,
 /// else the first. All commands choose alike, so that `plan` names what `run` runs. Nothing when there is none to choose.
@@ -95,7 +97,9 @@ fn implicit_local(components: usize) -> Target {
         worker: WorkerSize::default(),
         workers_min: max_workers,
         workers_max: max_workers,
+        scaling: Scaling::default(),
         local: Some(LocalOptions { max_workers, threads_per_worker: 1 }),
+        kubernetes: None,
         options: serde_json::json!({ "provider": LOCAL }),
         at: At::default(),
     }
@@ -136,7 +140,10 @@ fn target(name: &str, fields: &Fields<'_>, reading: Reading<'_>, sink: &mut Sink
     target.provider.clone_from(&provider);
     match provider.as_str() {
         LOCAL => local(fields, &mut target, reading, sink),
-        "kubernetes" => kubernetes(fields, &mut target, reading, sink),
+        KUBERNETES => {
+            workers(fields, &mut target, sink);
+            kubernetes::read::kubernetes(fields, &mut target, reading.selected, sink);
+        }
         "slurm" => slurm(fields, &mut target, reading, sink),
         "aws" => aws(fields, &mut target, sink),
         _ => gcp(fields, &mut target, reading, sink),
@@ -236,134 +243,6 @@ fn local(fields: &Fields<'_>, target: &mut Target, reading: Reading<'_>, sink: &
     }
 }
 
-const KUBERNETES_KEYS: [&str; 15] = [
-    "provider",
-    "overlay",
-    "namespace",
-    "image",
-    "n_workers",
-    "adaptive",
-    "resources",
-    "env",
-    "tolerations",
-    "node_selector",
-    "worker_service_account",
-    "scheduler_memory",
-    "scheduler_cpu",
-    "walltime",
-    "totals",
-];
-
-fn kubernetes(fields: &Fields<'_>, target: &mut Target, reading: Reading<'_>, sink: &mut Sink) {
-    if let Some(namespace) = fields.text_coded("namespace", "E_BAD_NAMESPACE", sink) {
-        let label = !namespace.is_empty()
-            && namespace.len() <= 63
-            && namespace.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !namespace.starts_with('-')
-            && !namespace.ends_with('-');
-        if !label {
-            let path = fields.child("namespace");
-            let message = format!("'{}' is not a name of a namespace", show(&namespace));
-            sink.error("E_BAD_NAMESPACE", &path, fields.key_at("namespace"), message)
-                .help("use at most 63 lower-case letters, digits and `-`");
-        }
-    }
-    workers(fields, target, sink);
-    worker_resources(fields, target, sink);
-    fields.text_coded("worker_service_account", "E_BAD_WORKER_SERVICE_ACCOUNT", sink);
-    of_type(fields, "env", Node::map, "a mapping", "E_BAD_ENV", sink);
-    of_type(fields, "node_selector", Node::map, "a mapping", "E_BAD_NODE_SELECTOR", sink);
-    of_type(fields, "tolerations", Node::seq, "a list", "E_BAD_TOLERATIONS", sink);
-    fields.cpus("scheduler_cpu", sink);
-    fields.memory("scheduler_memory", sink);
-    if !reading.selected {
-        return;
-    }
-    for (key, _) in fields.entries() {
-        let name = key.text.as_str();
-        if !KUBERNETES_KEYS.contains(&name) {
-            let path = fields.child(name);
-            let message = format!("unknown Kubernetes option '{}' on target '{}'", show(name), target.name);
-            sink.warn("W_UNKNOWN_K8S_OPTION", &path, key.at, message).maybe_help(suggestion(name, KUBERNETES_KEYS));
-        }
-    }
-}
-
-fn of_type<'n, T: ?Sized + 'n>(
-    fields: &Fields<'n>,
-    key: &str,
-    read: impl Fn(&'n Node) -> Option<&'n T>,
-    expected: &str,
-    code: &'static str,
-    sink: &mut Sink,
-) {
-    if let Some(node) = fields.get(key)
-        && read(node).is_none()
-    {
-        let path = fields.child(key);
-        sink.error(code, &path, node.at, format!("'{path}' must be {expected} (got {})", describe(node)));
-    }
-}
-
-/// `n_workers` and `adaptive` of the cluster providers.
-fn workers(fields: &Fields<'_>, target: &mut Target, sink: &mut Sink) {
-    let count = fields.int("n_workers", 1..=WORKERS_MAX, "E_BAD_N_WORKERS", sink).unwrap_or(1) as u32;
-    (target.workers_min, target.workers_max) = (count, count);
-    let Some(node) = fields.get("adaptive") else { return };
-    if let Some(on) = node.as_bool() {
-        (target.workers_min, target.workers_max) = if on { (1, 10) } else { (count, count) };
-        return;
-    }
-    let Some(adaptive) = Fields::open(node, &fields.child("adaptive"), sink) else { return };
-    adaptive.only(&["minimum", "maximum"], sink);
-    let minimum = adaptive.int("minimum", 0..=WORKERS_MAX, "E_BAD_ADAPTIVE", sink).unwrap_or(1) as u32;
-    let maximum = adaptive.int("maximum", 1..=WORKERS_MAX, "E_BAD_ADAPTIVE", sink).map_or(minimum.max(10), |n| n as u32);
-    if minimum > maximum {
-        let message = format!("'{}': minimum {minimum} is above maximum {maximum}", adaptive.path);
-        sink.error("E_BAD_ADAPTIVE", &adaptive.path, adaptive.at, message);
-    }
-    (target.workers_min, target.workers_max) = (minimum, maximum.max(minimum));
-}
-
-/// `resources: {requests, limits}`: a worker has its limits, else its requests.
-fn worker_resources(fields: &Fields<'_>, target: &mut Target, sink: &mut Sink) {
-    let Some(node) = fields.get("resources") else { return };
-    let Some(resources) = Fields::open(node, &fields.child("resources"), sink) else { return };
-    resources.only(&["requests", "limits"], sink);
-    for part in ["requests", "limits"] {
-        let Some(node) = resources.get(part) else { continue };
-        let Some(amounts) = Fields::open(node, &resources.child(part), sink) else { continue };
-        // Limits come second and win.
-        target.worker.milli_cpus = amounts.cpus("cpu", sink).or(target.worker.milli_cpus);
-        target.worker.memory_bytes = quantity(&amounts, "memory", sink).or(target.worker.memory_bytes);
-        for (key, node) in amounts.entries() {
-            if key.text.ends_with("/gpu") {
-                let path = amounts.child(&key.text);
-                match node.as_text().and_then(|text| text.parse::<u64>().ok()).filter(|n| *n <= 1024) {
-                    Some(gpus) => target.worker.gpus = gpus,
-                    None => {
-                        let message = format!("'{path}' must be a number of gpus (got {})", describe(node));
-                        sink.error("E_BAD_GPUS", &path, node.at, message);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Memory that may be written as a number of bytes, as Kubernetes allows.
-fn quantity(fields: &Fields<'_>, key: &str, sink: &mut Sink) -> Option<u64> {
-    match fields.get(key)?.as_int() {
-        Some(bytes) if bytes > 0 => u64::try_from(bytes).ok(),
-        Some(_) => {
-            let path = fields.child(key);
-            sink.error("E_NONPOSITIVE_MEMORY", &path, fields.key_at(key), "memory must be positive");
-            None
-        }
-        None => fields.memory(key, sink),
-    }
-}
-
 fn slurm(fields: &Fields<'_>, target: &mut Target, reading: Reading<'_>, sink: &mut Sink) {
     for (key, code) in [
         ("queue", "E_BAD_QUEUE"),
@@ -421,7 +300,7 @@ fn gcp(fields: &Fields<'_>, target: &mut Target, reading: Reading<'_>, sink: &mu
 
 /// Says when pods of a Kubernetes target would have no image. Asked once it is known which components are used.
 pub(crate) fn check_image(target: &Target, without_image: &[&str], sink: &mut Sink) {
-    if target.provider == "kubernetes" && target.image.is_none() && !without_image.is_empty() {
+    if target.provider == KUBERNETES && target.image.is_none() && !without_image.is_empty() {
         let path = format!("targets.{}.image", target.name);
         let message =
             format!("no image for {}: neither the target nor the component names one", show_names(without_image.iter().copied()));

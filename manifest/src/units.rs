@@ -171,6 +171,23 @@ pub fn format_bytes(bytes: u64) -> String {
     bytes.to_string()
 }
 
+/// Bytes as a quantity of Kubernetes, exactly, in the unit that makes it shortest.
+pub fn quantity(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 8] = [
+        ("Ti", 1 << 40),
+        ("Gi", 1 << 30),
+        ("Mi", 1 << 20),
+        ("Ki", 1 << 10),
+        ("T", 1_000_000_000_000),
+        ("G", 1_000_000_000),
+        ("M", 1_000_000),
+        ("k", 1_000),
+    ];
+    let exact = UNITS.iter().filter(|(_, scale)| bytes > 0 && bytes.is_multiple_of(*scale));
+    let texts = exact.map(|(unit, scale)| format!("{}{unit}", bytes / scale));
+    texts.chain([bytes.to_string()]).min_by_key(String::len).unwrap_or_default()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -238,6 +255,15 @@ mod tests {
         }
         for text in ["", "s", "1x", "30m1h", "1m1m", "-1s", "1:2:3", "1h 30m", "99999999d", "1.2345s", "true", "00:60:00"] {
             assert_eq!(duration(&plain(text)), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_as_quantities() {
+        for (bytes, text) in
+            [(8_000_000_000, "8G"), (16 << 30, "16Gi"), (500_000_000, "500M"), (32 << 20, "32Mi"), (1_610_612_737, "1610612737"), (0, "0")]
+        {
+            assert_eq!(quantity(bytes), text);
         }
     }
 

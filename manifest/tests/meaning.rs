@@ -493,3 +493,14 @@ fn optional_inputs_and_tasks_that_always_run() {
     };
     assert_eq!((optional(1), optional(2)), (vec![true, false], vec![true]));
 }
+
+#[test]
+fn adaptive_keys_become_the_planner_s_dials() {
+    let target = "provider: kubernetes, image: i, adaptive: {minimum: 2, max_total: 9, target_duration: 5m, idle_timeout: 0s, scale_up_burst: 4}";
+    let yaml = format!("version: 1\nproject: {{name: p}}\ntargets: {{k8s: {{{target}}}}}\ncomponents: {{c: {{cpus: 1}}}}\n");
+    let target = Case::new(&yaml).target("k8s").manifest().target;
+    assert_eq!((target.workers_min, target.workers_max, target.scaling.max_total), (2, 10, Some(9)));
+    let parameters = target.scaling.parameters;
+    assert_eq!((parameters.target_duration, parameters.idle_timeout, parameters.scale_up_burst), (300_000_000, 0, 4));
+    assert_eq!(parameters.scale_down_delay, 60_000_000);
+}

@@ -18,8 +18,8 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::Launcher;
 use crate::local::LocalWorkers;
+use crate::{Boxed, Launcher};
 
 /// Longest wait until the scheduler says where it answers.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -95,13 +95,40 @@ impl Launcher for LocalLauncher {
     type Error = LaunchError;
     type Scheduler = LocalScheduler;
 
-    fn preflight(&self) -> Result<(), LaunchError> {
+    fn preflight(&self) -> Boxed<'_, Result<(), LaunchError>> {
+        Box::pin(async move { LocalLauncher::preflight(self) })
+    }
+
+    fn start(&self) -> Boxed<'_, Result<LocalScheduler, LaunchError>> {
+        let launcher = self.clone();
+        Box::pin(async move {
+            // Waits for the scheduler's first words: not for a thread of the runtime.
+            let started = tokio::task::spawn_blocking(move || LocalLauncher::start(&launcher)).await;
+            started.unwrap_or_else(|error| Err(LaunchError::new(format!("the wait for the scheduler broke: {error}"))))
+        })
+    }
+
+    fn destroy(&self, scheduler: LocalScheduler) -> Boxed<'_, Result<(), LaunchError>> {
+        Box::pin(scheduler.stop_meanwhile())
+    }
+}
+
+impl LocalLauncher {
+    /// Makes sure that the programs are there.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub fn preflight(&self) -> Result<(), LaunchError> {
         program("scalable-scheduler")?;
         program("scalable-worker")?;
         Ok(())
     }
 
-    fn start(&self) -> Result<LocalScheduler, LaunchError> {
+    /// Starts a scheduler and waits, on this thread, until it says that it is ready.
+    ///
+    /// # Errors
+    /// Why it did not start, with the end of its log.
+    pub fn start(&self) -> Result<LocalScheduler, LaunchError> {
         let log = self.run_directory.join("scheduler.log");
         let mut child = self.spawn(&log)?;
         let pid = Pid::from_raw(child.id().cast_signed());
@@ -119,12 +146,6 @@ impl Launcher for LocalLauncher {
         }
     }
 
-    fn destroy(&self, scheduler: LocalScheduler) -> Result<(), LaunchError> {
-        scheduler.stop()
-    }
-}
-
-impl LocalLauncher {
     fn spawn(&self, log: &Path) -> Result<Child, LaunchError> {
         let program = program("scalable-scheduler")?;
         let log_file = File::create(log).map_err(|error| LaunchError::io(format!("write {}", log.display()), &error))?;

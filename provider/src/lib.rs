@@ -32,6 +32,13 @@ pub enum Operation {
         /// Which incarnation: a newer one of the same name is left alone.
         uid: u64,
     },
+    /// Tell the platform whether the worker has something that an interruption would lose. Where nothing interrupts, nothing happens.
+    Mark {
+        /// Its name.
+        name: String,
+        /// It executes tasks, or holds what exists nowhere else.
+        busy: bool,
+    },
 }
 
 /// What became of an [`Operation`] that could not be done.
@@ -79,9 +86,73 @@ pub enum Observation {
         pool: String,
         /// Position in the pool.
         ordinal: u32,
+        /// What it died of.
+        cause: Cause,
         /// The platform's own words.
         reason: String,
     },
+    /// The worker exists and is being started, and this is what it waits for. Said again when that changes. Only where a start takes time.
+    Waiting {
+        /// Its name.
+        name: String,
+        /// The pool.
+        pool: String,
+        /// Whether it can come by itself.
+        class: ReasonClass,
+        /// The platform's short word, such as `Unschedulable`.
+        reason: String,
+        /// The platform's own words.
+        message: String,
+    },
+    /// The worker's program runs and will register. Only where a start takes time.
+    Running {
+        /// Its name.
+        name: String,
+        /// The pool.
+        pool: String,
+    },
+    /// The platform is ending the worker, and nobody here asked for it. It may go on for some time, or for ever where its machine is
+    /// not reached any more: a replacement need not wait for it, and its death is told when it is certain.
+    Leaving {
+        /// Its name.
+        name: String,
+        /// Which incarnation.
+        uid: u64,
+        /// The pool.
+        pool: String,
+        /// Position in the pool.
+        ordinal: u32,
+        /// What it will have died of.
+        cause: Cause,
+        /// The platform's own words.
+        reason: String,
+    },
+    /// Whether the platform answers. While it does not, nothing is known of workers but what they say themselves.
+    Reach {
+        /// Why it does not answer; nothing when it does again.
+        problem: Option<String>,
+    },
+}
+
+/// What a worker died of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// It ended by itself and in order.
+    Ended,
+    /// Its program failed or was killed.
+    Failed,
+    /// It used more memory than it may.
+    OutOfMemory,
+    /// It never ran: an image, a volume or a program was missing, or it took too long.
+    NotStarted,
+    /// Its machine was short of something and sent it away.
+    Evicted,
+    /// Its place was taken away: preemption, a drained or reclaimed machine.
+    Preempted,
+    /// Its machine is gone.
+    NodeLost,
+    /// Somebody removed it.
+    Removed,
 }
 
 /// A future that can be kept in a box.
@@ -100,7 +171,7 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Brings a scheduler up on a target and takes everything down again.
-pub trait Launcher {
+pub trait Launcher: Send + Sync {
     /// What can go wrong.
     type Error;
     /// A scheduler that was started.
@@ -110,17 +181,17 @@ pub trait Launcher {
     ///
     /// # Errors
     /// What is missing and what to do about it.
-    fn preflight(&self) -> Result<(), Self::Error>;
+    fn preflight(&self) -> Boxed<'_, Result<(), Self::Error>>;
 
-    /// Starts a scheduler and waits until it answers.
+    /// Starts a scheduler and waits until it answers. What was created is removed when it does not.
     ///
     /// # Errors
     /// Why it did not start, in the platform's own words.
-    fn start(&self) -> Result<Self::Scheduler, Self::Error>;
+    fn start(&self) -> Boxed<'_, Result<Self::Scheduler, Self::Error>>;
 
     /// Takes everything down that `start` created and verifies that it is gone.
     ///
     /// # Errors
     /// What is left.
-    fn destroy(&self, scheduler: Self::Scheduler) -> Result<(), Self::Error>;
+    fn destroy(&self, scheduler: Self::Scheduler) -> Boxed<'_, Result<(), Self::Error>>;
 }

@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Boxed, Observation, Operation, Provider, Reason, ReasonClass};
+use crate::{Boxed, Cause, Observation, Operation, Provider, Reason, ReasonClass};
 
 /// What the workers of the local target look like.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ pub struct LocalProvider {
 
 enum Request {
     Apply(Vec<Operation>, oneshot::Sender<Vec<(Operation, Reason)>>),
-    Exited(Pid, String),
+    Exited(Pid, Cause, String),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -151,7 +151,8 @@ fn reap(children: &Children, requests: &std_mpsc::Sender<Request>) {
         match waitpid(None, None) {
             Ok(status) => {
                 let (Some(pid), words) = (status.pid(), in_words(status)) else { continue };
-                if requests.send(Request::Exited(pid, words)).is_err() {
+                let cause = if matches!(status, WaitStatus::Exited(_, 0)) { Cause::Ended } else { Cause::Failed };
+                if requests.send(Request::Exited(pid, cause, words)).is_err() {
                     return;
                 }
             }
@@ -193,7 +194,7 @@ impl Starter {
                     let failed = operations.into_iter().filter_map(|operation| self.apply(operation)).collect();
                     let _ = reply.send(failed);
                 }
-                Request::Exited(pid, reason) => self.exited(pid, reason),
+                Request::Exited(pid, cause, reason) => self.exited(pid, cause, reason),
                 Request::Shutdown(reply) => {
                     self.stop_everything(inbox);
                     let _ = reply.send(());
@@ -228,6 +229,8 @@ impl Starter {
                 self.signal(name, Some(*uid), Signal::SIGKILL);
                 None
             }
+            // Nothing but its user interrupts a process here.
+            Operation::Mark { .. } => None,
         }
     }
 
@@ -280,12 +283,12 @@ impl Starter {
         Ok(())
     }
 
-    fn exited(&mut self, pid: Pid, reason: String) {
+    fn exited(&mut self, pid: Pid, cause: Cause, reason: String) {
         let Some(child) = self.alive.remove(&pid.as_raw()) else { return };
         self.kill_orphans();
         let pool = self.options.workers.pool.clone();
-        let _ =
-            self.seen.blocking_send(Observation::Died { name: child.name, uid: child.uid, pool, ordinal: child.ordinal, reason });
+        let Child { name, uid, ordinal } = child;
+        let _ = self.seen.blocking_send(Observation::Died { name, uid, pool, ordinal, cause, reason });
     }
 
     /// Kills every child of this process that is not a worker: it was adopted from a worker that died. Killing one may make
@@ -310,7 +313,7 @@ impl Starter {
         }
         while !self.alive.is_empty() {
             match inbox.recv() {
-                Ok(Request::Exited(pid, reason)) => self.exited(pid, reason),
+                Ok(Request::Exited(pid, cause, reason)) => self.exited(pid, cause, reason),
                 Ok(Request::Apply(_, reply)) => drop(reply),
                 Ok(Request::Shutdown(reply)) => drop(reply),
                 Err(_) => return,

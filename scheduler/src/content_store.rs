@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustc_hash::FxHashMap;
 use scalable_proto::v1;
@@ -25,10 +25,22 @@ const MEMORY_BYTES_MAX: u64 = 64 << 20;
 /// How long a right to upload is good for.
 const GRANT_MS: u64 = 3_600_000;
 
+/// Where the store answers peers.
+#[derive(Clone, Debug)]
+pub struct StoreAt {
+    /// Where it listens; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Where peers reach it, when that is somewhere else.
+    pub advertise: Option<String>,
+    /// Over TLS.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
 /// See the module.
 pub struct ContentStore {
     store: Store,
-    server: PeerServer,
+    _server: PeerServer,
+    advertised: String,
     uploads: BlobDirectory,
     key: ObjectKey,
     /// Files of clients on this machine that are served as they lie.
@@ -36,24 +48,26 @@ pub struct ContentStore {
 }
 
 impl ContentStore {
-    /// Starts to serve at `address` (port 0 takes any free one) with files in `directory`.
+    /// Starts to serve there, with files in `directory`.
     ///
     /// # Errors
     /// When the directory cannot be made or the address is taken.
-    pub fn start(directory: &Path, address: SocketAddr, key: ObjectKey) -> io::Result<Self> {
+    pub fn start(directory: &Path, at: StoreAt, key: ObjectKey) -> io::Result<Self> {
         let store = Store::open(StoreOptions::new(directory.join("spill"), MEMORY_BYTES_MAX))?;
         let uploads = BlobDirectory::open(directory.join("contents"), UPLOADS_BYTES_MAX)?;
-        let mut options = ServerOptions::new(address);
+        let mut options = ServerOptions::new(at.listen);
+        options.tls = at.tls;
         options.uploads = Some(uploads.clone());
         options.upload_bytes_max = CONTENT_BYTES_MAX;
         let server = PeerServer::start(options, store.clone())?;
         server.set_key(key.clone());
-        Ok(ContentStore { store, server, uploads, key, files: Mutex::default() })
+        let advertised = at.advertise.unwrap_or_else(|| server.address().to_string());
+        Ok(ContentStore { store, _server: server, advertised, uploads, key, files: Mutex::default() })
     }
 
-    /// Where it answers peers.
-    pub fn address(&self) -> SocketAddr {
-        self.server.address()
+    /// Where peers reach it.
+    pub fn address(&self) -> &str {
+        &self.advertised
     }
 
     /// A client is about to name a content. Blocks: reads the file that is offered, where this process sees it.
@@ -115,7 +129,8 @@ mod tests {
     use super::*;
 
     fn store(directory: &Path) -> ContentStore {
-        ContentStore::start(directory, "127.0.0.1:0".parse().unwrap(), ObjectKey::random().unwrap()).unwrap()
+        let at = StoreAt { listen: "127.0.0.1:0".parse().unwrap(), advertise: None, tls: None };
+        ContentStore::start(directory, at, ObjectKey::random().unwrap()).unwrap()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::auth::Token;
+use scalable_tls::{Secret, TlsError};
 
 /// Links that were made and not used yet.
 const LINKS_MAX: usize = 16;
@@ -18,8 +18,8 @@ pub struct Door(Arc<Mutex<Inside>>);
 
 #[derive(Default)]
 struct Inside {
-    links: Vec<(Token, Instant)>,
-    cookies: Vec<Token>,
+    links: Vec<(Secret, Instant)>,
+    cookies: Vec<Secret>,
 }
 
 impl Door {
@@ -27,48 +27,38 @@ impl Door {
     ///
     /// # Errors
     /// When the system has no random numbers.
-    pub fn make_link(&self) -> Result<String, getrandom::Error> {
-        let secret = secret()?;
+    pub fn make_link(&self) -> Result<String, TlsError> {
+        let secret = Secret::random()?;
         let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inside.links.retain(|(_, made)| made.elapsed() < LINK_LIFETIME);
         if inside.links.len() == LINKS_MAX {
             inside.links.remove(0);
         }
-        inside.links.push((Token::of(secret.clone()), Instant::now()));
-        Ok(secret)
+        inside.links.push((secret.clone(), Instant::now()));
+        Ok(secret.expose().to_owned())
     }
 
     /// Uses a link up; a cookie where it was a good one.
     ///
     /// # Errors
     /// When the system has no random numbers.
-    pub fn enter(&self, shown: &str) -> Result<Option<String>, getrandom::Error> {
+    pub fn enter(&self, shown: &str) -> Result<Option<String>, TlsError> {
         let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let good = |(link, made): &(Token, Instant)| made.elapsed() < LINK_LIFETIME && link.matches(shown);
+        let good = |(link, made): &(Secret, Instant)| made.elapsed() < LINK_LIFETIME && link.matches(shown);
         let Some(at) = inside.links.iter().position(good) else { return Ok(None) };
-        let cookie = secret()?;
+        let cookie = Secret::random()?;
         inside.links.remove(at);
         if inside.cookies.len() == COOKIES_MAX {
             inside.cookies.remove(0);
         }
-        inside.cookies.push(Token::of(cookie.clone()));
-        Ok(Some(cookie))
+        inside.cookies.push(cookie.clone());
+        Ok(Some(cookie.expose().to_owned()))
     }
 
     /// True for a cookie that `enter` has given out.
     pub fn knows(&self, cookie: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).cookies.iter().any(|known| known.matches(cookie))
     }
-}
-
-fn secret() -> Result<String, getrandom::Error> {
-    use std::fmt::Write as _;
-    let mut raw = [0_u8; 24];
-    getrandom::fill(&mut raw)?;
-    Ok(raw.iter().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    }))
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 //! are. It reads snapshots and never asks the reactor.
 //!
 //! Host and Origin are checked before anything else, so that no page of another site can reach it through a browser.
-//! `/livez`, `/readyz` and `/metrics` answer anybody on this machine and name no task and no file; the rest needs the token, or
-//! the cookie that a one-time link leaves in a browser.
+//! `/livez` and `/readyz` answer anybody, on loopback `/metrics` too: they name no task and no file. The rest needs a token, or
+//! the cookie that a one-time link leaves in a browser; except where loopback is a pod's own, which whoever may read it reaches.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Query, Request, State};
@@ -23,11 +24,10 @@ use scalable_proto::v1::monitoring_service_server::{MonitoringService, Monitorin
 use serde_json::{Value, json};
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::service::interceptor::InterceptedService;
 use tonic::{Request as GrpcRequest, Response as GrpcResponse, Status};
 
-use crate::auth::Token;
 use crate::door::Door;
+use crate::gate::{Gate, Need};
 use crate::snapshot::{Reader, Snapshot, state_word};
 
 /// Name of the cookie and the sign behind it.
@@ -36,26 +36,76 @@ const COOKIE_PREFIX: &str = "scalable=";
 #[derive(Clone)]
 struct Pages {
     snapshots: Reader,
-    token: Token,
+    gate: Gate,
     door: Door,
-    listen: SocketAddr,
+    site: Arc<Site>,
+}
+
+/// One place where 8787 is served.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Names that it answers to beside its address and loopback's.
+    pub names: Vec<String>,
+    /// How.
+    pub access: Access,
+}
+
+/// Who reaches a site, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// In plain HTTP, whoever is on this machine.
+    Machine,
+    /// In plain HTTP, whoever may reach this pod's loopback, and so may read.
+    Pod,
+    /// Over TLS, anybody.
+    Network,
+}
+
+impl Site {
+    fn scheme(&self) -> &'static str {
+        if self.access == Access::Network { "https" } else { "http" }
+    }
+
+    /// The site's own address as a URL.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme(), self.listen)
+    }
+
+    /// True for the `Host` of a request that was meant for this server. A port-forward has any port of its own.
+    fn answers_to(&self, host: &str) -> bool {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let same = |known: &str| known.eq_ignore_ascii_case(name);
+        ["localhost", "127.0.0.1", "[::1]"].into_iter().any(same)
+            || host == self.listen.to_string()
+            || self.names.iter().any(|known| same(known) || known.eq_ignore_ascii_case(host))
+    }
 }
 
 /// Everything 8787 answers.
-pub fn router(snapshots: Reader, token: Token, door: Door, listen: SocketAddr) -> Router {
-    let monitoring = MonitoringServiceServer::new(Monitoring(snapshots.clone()));
-    let grpc = tonic::service::Routes::new(InterceptedService::new(monitoring, token.interceptor())).into_axum_router();
-    let pages = Pages { snapshots, token, door, listen };
-    let guarded = Router::new()
+pub fn router(snapshots: Reader, gate: Gate, door: Door, site: Site) -> Router {
+    let open = site.access != Access::Network;
+    let pages = Pages { snapshots, gate, door, site: Arc::new(site) };
+    let monitoring = MonitoringServiceServer::new(Monitoring(pages.snapshots.clone()));
+    let grpc = tonic::service::Routes::new(monitoring).into_axum_router();
+    let grpc = grpc.layer(middleware::from_fn_with_state(pages.clone(), may_monitor));
+    let mut guarded = Router::new()
         .route("/", get(front_page))
         .route("/api/v1/status", get(status))
-        .route("/api/v1/link", post(make_link))
-        .layer(middleware::from_fn_with_state(pages.clone(), need_token));
-    Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(async || "ok\n"))
-        .route("/metrics", get(metrics))
-        .route("/login", get(login))
+        .route("/api/v1/link", post(make_link));
+    let mut anybody =
+        Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(async || "ok\n")).route("/login", get(login));
+    if open {
+        anybody = anybody.route("/metrics", get(metrics));
+    } else {
+        guarded = guarded.route("/metrics", get(metrics));
+    }
+    let guarded = guarded.layer(middleware::from_fn_with_state(pages.clone(), may_read));
+    anybody
         .merge(guarded)
         .with_state(pages.clone())
         .merge(grpc)
@@ -64,16 +114,15 @@ pub fn router(snapshots: Reader, token: Token, door: Door, listen: SocketAddr) -
 
 /// Refuses requests that a browser was made to send by another site, or to another name (DNS rebinding).
 async fn same_origin(State(pages): State<Pages>, request: Request, next: Next) -> Response {
-    let names = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{}", pages.listen.port()));
     let headers = request.headers();
     let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
-    let host = header_text(headers, header::HOST).map(str::to_owned).or(authority);
-    if !host.is_some_and(|host| names.contains(&host)) {
-        return refuse(StatusCode::MISDIRECTED_REQUEST, "this server answers only to 127.0.0.1 and localhost");
+    let host = header_text(headers, header::HOST).map(str::to_owned).or(authority).unwrap_or_default();
+    if !pages.site.answers_to(&host) {
+        return refuse(StatusCode::MISDIRECTED_REQUEST, "this server answers only to localhost, its address and its names (--http-name)");
     }
-    if let Some(origin) = header_text(headers, header::ORIGIN)
-        && !names.iter().any(|name| origin == format!("http://{name}"))
-    {
+    // A page may ask whom it came from; what stands between may have ended TLS.
+    let own = |origin: &str| origin.strip_prefix("http://").or(origin.strip_prefix("https://")) == Some(host.as_str());
+    if headers.contains_key(header::ORIGIN) && !header_text(headers, header::ORIGIN).is_some_and(own) {
         return refuse(StatusCode::FORBIDDEN, "requests from other sites are refused");
     }
     let mut response = next.run(request).await;
@@ -89,35 +138,46 @@ async fn same_origin(State(pages): State<Pages>, request: Request, next: Next) -
     response
 }
 
-async fn need_token(State(pages): State<Pages>, request: Request, next: Next) -> Response {
+async fn may_read(State(pages): State<Pages>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let shown = header_text(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
     // A cookie lets a browser read; what changes something needs the token itself.
     let reading = request.method() == Method::GET;
     let cookie = header_text(headers, header::COOKIE).into_iter().flat_map(|cookies| cookies.split("; "));
     let known = |cookie: &str| cookie.strip_prefix(COOKIE_PREFIX).is_some_and(|cookie| pages.door.knows(cookie));
-    if shown.is_some_and(|token| pages.token.matches(token)) || (reading && cookie.into_iter().any(known)) {
+    let shown = pages.gate.admit(Need::Look, headers, request.extensions());
+    if shown.is_ok() || (reading && (pages.site.access == Access::Pod || cookie.into_iter().any(known))) {
         return next.run(request).await;
     }
-    refuse(StatusCode::UNAUTHORIZED, "this page needs the cluster's token: authorization: Bearer <content of the token file>")
+    refuse(StatusCode::UNAUTHORIZED, "this page needs the cluster's token: authorization: Bearer <token>")
+}
+
+async fn may_monitor(State(pages): State<Pages>, request: Request, next: Next) -> Response {
+    if pages.site.access == Access::Pod {
+        return next.run(request).await;
+    }
+    match pages.gate.admit(Need::Look, request.headers(), request.extensions()) {
+        Ok(_) => next.run(request).await,
+        Err(status) => status.into_http(),
+    }
 }
 
 async fn make_link(State(pages): State<Pages>) -> Response {
     match pages.door.make_link() {
-        Ok(secret) => link(pages.listen, &secret).into_response(),
+        Ok(secret) => link(&pages.site, &secret).into_response(),
         Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the system has no random numbers"),
     }
 }
 
 /// The address that lets a browser in, once.
-pub fn link(listen: SocketAddr, secret: &str) -> String {
-    format!("http://{listen}/login?once={secret}")
+pub fn link(site: &Site, secret: &str) -> String {
+    format!("{}/login?once={secret}", site.url())
 }
 
 async fn login(State(pages): State<Pages>, Query(query): Query<BTreeMap<String, String>>) -> Response {
     match pages.door.enter(query.get("once").map_or("", String::as_str)) {
         Ok(Some(cookie)) => {
-            let cookie = format!("{COOKIE_PREFIX}{cookie}; HttpOnly; SameSite=Strict; Path=/");
+            let secure = if pages.site.access == Access::Network { "; Secure" } else { "" };
+            let cookie = format!("{COOKIE_PREFIX}{cookie}; HttpOnly; SameSite=Strict; Path=/{secure}");
             (StatusCode::SEE_OTHER, [(header::SET_COOKIE, cookie), (header::LOCATION, "/".to_owned())]).into_response()
         }
         Ok(None) => refuse(StatusCode::UNAUTHORIZED, "this link has been used or is too old: ask for a new one"),

@@ -3,14 +3,19 @@
 //! One thread, the reactor's, owns the machine and drives 8786; 8787, the records and the provider run on threads of their
 //! own and meet it only through bounded queues.
 
+pub mod admission;
 pub mod auth;
 pub mod content_store;
 pub mod convert;
+pub mod dials;
 pub mod door;
+pub mod gate;
 pub mod http;
 pub mod options;
 pub mod provision;
 pub mod reactor;
 pub mod records;
 pub mod serve;
+pub mod sign;
 pub mod snapshot;
+pub mod tls;

@@ -1,8 +1,10 @@
 //! `scalable-scheduler`: puts the parts together and keeps them until the end.
 
+use std::future::IntoFuture;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -10,13 +12,20 @@ use clap::Parser;
 use scalable_core::scheduler::Config;
 use scalable_proto::v1;
 use scalable_provider::local::{LocalOptions, LocalProvider, LocalWorkers};
-use scalable_scheduler::auth::Token;
-use scalable_scheduler::content_store::ContentStore;
+use scalable_scheduler::admission::{Admission, AdmissionFile, AdmissionTable, AnyOf};
+use scalable_scheduler::auth::read_token;
+use scalable_scheduler::content_store::{ContentStore, StoreAt};
+use scalable_scheduler::dials::Dials;
 use scalable_scheduler::door::Door;
+use scalable_scheduler::gate::Gate;
+use scalable_scheduler::http::{Access, Site};
 use scalable_scheduler::options::Options;
 use scalable_scheduler::reactor::{Identity, Lifetime, Reactor, Stop, Surroundings};
-use scalable_scheduler::{http, provision, records, serve, snapshot};
+use scalable_scheduler::sign::Signer;
+use scalable_scheduler::tls::keep_renewed;
+use scalable_scheduler::{http, provision, records, serve, snapshot, tls};
 use scalable_store::ObjectKey;
+use scalable_tls::{Authority, Certificate, SchedulerCredentials, Trust};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -38,24 +47,38 @@ fn main() -> Result<()> {
 }
 
 async fn run(options: Options) -> Result<()> {
-    for (what, address) in [("--listen", options.listen), ("--http", options.http)] {
-        if !address.ip().is_loopback() {
-            bail!("{what} {address}: only loopback is allowed, because nothing beyond it is served without TLS");
-        }
+    if let Err(why) = options.check() {
+        bail!(why);
     }
-    let token = Token::read(&options.token_file)?;
+    let secured = match &options.credentials {
+        Some(directory) => Some(Secured::new(directory, &options).context("--credentials")?),
+        None => None,
+    };
+    let gate = match (&secured, &options.token_file) {
+        (Some(secured), _) => secured.gate.clone(),
+        (None, Some(token_file)) => Gate::local(read_token(token_file)?),
+        (None, None) => bail!("--token-file FILE or --credentials DIR is needed"),
+    };
     let listener = bind(options.listen, options.any_port).await?;
     let http_listener = bind(options.http, options.any_port).await?;
     let (address, http_address) = (listener.local_addr()?, http_listener.local_addr()?);
-    let token_file = std::path::absolute(&options.token_file).context("resolve the token file")?;
+    let token_file = options.token_file.as_ref().map(std::path::absolute).transpose().context("resolve the token file")?;
+    let token_file = token_file.unwrap_or_default();
     let object_key = ObjectKey::random().context("draw a key for objects")?;
-    let store_at = SocketAddr::new(options.listen.ip(), 0);
+    let store_at = StoreAt {
+        listen: options.store_at(),
+        advertise: options.advertise_store.clone(),
+        tls: secured.as_ref().map(|secured| secured.server(&[])).transpose()?,
+    };
     let store = ContentStore::start(&options.state_dir.join("store"), store_at, object_key.clone())
         .with_context(|| format!("start the store in {}", options.state_dir.display()))?;
     let identity = Identity {
-        cluster_id: random_hex(16)?,
+        cluster_id: match &secured {
+            Some(secured) => secured.cluster_id.clone(),
+            None => random_hex(16)?,
+        },
         epoch: u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_millis())?,
-        address: format!("http://{address}"),
+        address: format!("{}://{address}", if secured.is_some() { "https" } else { "http" }),
         http: format!("http://{http_address}"),
         token_file: token_file.display().to_string(),
         heartbeat_ms: options.heartbeat_ms,
@@ -63,11 +86,24 @@ async fn run(options: Options) -> Result<()> {
         store_address: store.address().to_string(),
     };
 
+    let mut https_url = None;
     let (publisher, reader) = snapshot::channel();
     let door = Door::default();
     let link = door.make_link().map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
-    let link = http::link(http_address, &link);
-    serve_http(http::router(reader, token.clone(), door, http_address), http_listener)?;
+    let access = if options.trust_loopback { Access::Pod } else { Access::Machine };
+    let site = Site { listen: http_address, names: options.http_names.clone(), access };
+    // Output is a log where there are credentials, and a link is a secret.
+    let link = secured.is_none().then(|| http::link(&site, &link));
+    let plain = http::router(reader.clone(), gate.clone(), door.clone(), site);
+    let mut over_tls = None;
+    if let (Some(secured), Some(https)) = (&secured, options.https) {
+        let listener = bind(https, options.any_port).await?;
+        let site = Site { listen: listener.local_addr()?, names: options.http_names.clone(), access: Access::Network };
+        https_url = Some(site.url());
+        let config = secured.server(&["h2", "http/1.1"])?;
+        over_tls = Some(Https { router: http::router(reader, gate.clone(), door, site), listener, config });
+    }
+    serve_http(plain, http_listener, over_tls, &identity.cluster_id)?;
 
     let (seen, stop_provider) = start_provider(&options, &identity.address, &token_file)?;
     let (record_handle, recorded, records_thread) = records::start().context("start the records' thread")?;
@@ -78,22 +114,33 @@ async fn run(options: Options) -> Result<()> {
     }
 
     let (inbound_sender, inbound) = mpsc::channel(serve::INBOUND_FRAMES_MAX);
-    let routes = serve::Services::new(inbound_sender, store.into()).router(&token).await.context("build the services")?;
+    let signer = secured.as_ref().map(|secured| Arc::new(secured.signer(&options)));
+    let routes = serve::Services::new(inbound_sender, store.into(), signer).router(&gate).await.context("build the services")?;
     let (served, ended) = oneshot::channel::<()>();
     // The server's own option for this is for listeners that it binds itself. Without it the end of a large frame waits 40 ms for
     // an acknowledgement that the peer delays.
-    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(HTTP2_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_WINDOW_BYTES)
         .max_concurrent_streams(256)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, async {
-            let _ = ended.await;
-        });
-    let server = tokio::spawn(server);
+        .add_routes(routes);
+    let ended = async {
+        let _ = ended.await;
+    };
+    let server = match &secured {
+        None => {
+            let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+            tokio::spawn(server.serve_with_incoming_shutdown(incoming, ended))
+        }
+        Some(secured) => {
+            let renewed = keep_renewed(secured.authority.clone(), secured.certificate.clone(), options.certificate_lifetime());
+            tokio::spawn(renewed);
+            let incoming = tls::Incoming::start(listener, secured.server(&["h2"])?, &secured.cluster_id)?;
+            tokio::spawn(server.serve_with_incoming_shutdown(incoming, ended))
+        }
+    };
 
     let mut config = Config::standard();
     config.suspect_after = options.suspect_after();
@@ -101,7 +148,7 @@ async fn run(options: Options) -> Result<()> {
     config.lost_after_reset = options.lost_after_reset();
     let surroundings = Surroundings { records: record_handle, recorded, seen, snapshots: publisher, stop };
     let lifetime = Lifetime { exit_when_done: options.exit_when_done, idle_ttl: Duration::from_secs(options.idle_ttl) };
-    announce(&identity, &link)?;
+    announce(&identity, link.as_deref(), https_url.as_deref())?;
     tracing::info!(address = %identity.address, http = %identity.http, cluster_id = %identity.cluster_id, "ready");
     Reactor::new(identity, config, &surroundings).run(inbound, surroundings, lifetime).await;
 
@@ -135,11 +182,16 @@ async fn bind(address: SocketAddr, any_port: bool) -> Result<TcpListener> {
 }
 
 /// The one line on standard output: where the scheduler is.
-fn announce(identity: &Identity, link: &str) -> Result<()> {
-    let line = serde_json::json!({
+fn announce(identity: &Identity, link: Option<&str>, https: Option<&str>) -> Result<()> {
+    let mut line = serde_json::json!({
         "address": identity.address, "http": identity.http, "pid": std::process::id(),
-        "cluster_id": identity.cluster_id, "epoch": identity.epoch, "link": link,
+        "cluster_id": identity.cluster_id, "epoch": identity.epoch, "store": identity.store_address,
     });
+    for (key, value) in [("link", link), ("https", https)] {
+        if let Some(value) = value {
+            line[key] = value.into();
+        }
+    }
     let mut out = std::io::stdout().lock();
     // Whoever started this may have closed the pipe by now; the files say the same.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -152,14 +204,81 @@ fn random_hex(bytes: usize) -> Result<String> {
     Ok(raw.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn serve_http(router: axum::Router, listener: TcpListener) -> Result<()> {
+/// 8787 over TLS.
+struct Https {
+    router: axum::Router,
+    listener: TcpListener,
+    config: Arc<rustls::ServerConfig>,
+}
+
+/// What a scheduler with credentials has.
+struct Secured {
+    cluster_id: String,
+    trust: Trust,
+    authority: Arc<Authority>,
+    certificate: Certificate,
+    gate: Gate,
+    /// Workers that a provider observes: whoever starts one fills it.
+    admission: AdmissionTable,
+}
+
+impl Secured {
+    fn new(directory: &Path, options: &Options) -> Result<Secured> {
+        let credentials = SchedulerCredentials::read(directory)?;
+        let certificate = Certificate::default();
+        credentials.authority.renew_scheduler(&certificate, options.certificate_lifetime())?;
+        Ok(Secured {
+            cluster_id: credentials.trust.cluster_id().to_owned(),
+            gate: Gate::of_roles(&credentials),
+            trust: credentials.trust,
+            authority: Arc::new(credentials.authority),
+            certificate,
+            admission: AdmissionTable::default(),
+        })
+    }
+
+    fn server(&self, alpn: &[&str]) -> Result<Arc<rustls::ServerConfig>> {
+        Ok(self.trust.server(&self.certificate, alpn)?)
+    }
+
+    fn signer(&self, options: &Options) -> Signer {
+        let mut known: Vec<Box<dyn Admission>> = vec![Box::new(self.admission.clone())];
+        if let Some(file) = &options.admit {
+            known.push(Box::new(AdmissionFile(file.clone())));
+        }
+        Signer {
+            authority: self.authority.clone(),
+            admission: Box::new(AnyOf(known)),
+            trust_proxy: options.trust_proxy,
+            lifetime: options.certificate_lifetime(),
+        }
+    }
+}
+
+/// Serves 8787 on a thread of its own: on loopback, and over TLS where that is wanted.
+fn serve_http(router: axum::Router, listener: TcpListener, over_tls: Option<Https>, cluster_id: &str) -> Result<()> {
     let listener = listener.into_std().context("hand over the listener of 8787")?;
+    let cluster_id = cluster_id.to_owned();
+    let over_tls = match over_tls {
+        Some(Https { router, listener, config }) => {
+            Some((router, listener.into_std().context("hand over the listener of 8787")?, config))
+        }
+        None => None,
+    };
     std::thread::Builder::new()
         .name("http".to_owned())
         .spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let served = runtime
-                .and_then(|runtime| runtime.block_on(async { axum::serve(TcpListener::from_std(listener)?, router).await }));
+            let serve = async {
+                let Some((secured, at, config)) = over_tls else {
+                    return axum::serve(TcpListener::from_std(listener)?, router).await;
+                };
+                let incoming = tls::Incoming::start(TcpListener::from_std(at)?, config, &cluster_id)?;
+                let plain = axum::serve(TcpListener::from_std(listener)?, router).into_future();
+                let secured = axum::serve(incoming, secured).into_future();
+                tokio::try_join!(plain, secured).map(drop)
+            };
+            let served = runtime.and_then(|runtime| runtime.block_on(serve));
             if let Err(error) = served {
                 tracing::error!(%error, "8787 is not served any more");
             }
@@ -182,17 +301,13 @@ fn start_provider(
         _ => "scalable-worker".into(),
     };
     let custom = workers.custom.iter().map(|(name, amount)| v1::NamedAmount { name: name.clone(), amount: *amount });
-    let pool = provision::Pool {
-        name: workers.pool.clone(),
-        components: workers.components.clone(),
-        capacity: v1::Resources {
-            milli_cpus: workers.milli_cpus,
-            memory_bytes: workers.memory_bytes.unwrap_or(u64::MAX),
-            gpus: workers.gpus,
-            custom: custom.collect(),
-        },
-        workers: workers.workers,
+    let capacity = v1::Resources {
+        milli_cpus: workers.milli_cpus,
+        memory_bytes: workers.memory_bytes.unwrap_or(u64::MAX),
+        gpus: workers.gpus,
+        custom: custom.collect(),
     };
+    let (name, components, count) = (workers.pool.clone(), workers.components.clone(), workers.workers);
     let provider = LocalProvider::start(LocalOptions {
         program,
         address: address.to_owned(),
@@ -201,7 +316,18 @@ fn start_provider(
         workers,
     })
     .context("start the local provider")?;
-    let (seen, stop) = provision::start(provider, pool).context("start the provider's thread")?;
+    let (seen, stop) = match &options.scale {
+        None => provision::fixed::start(provider, provision::fixed::Pool { name, components, capacity, workers: count }),
+        Some(json) => {
+            let dials = Dials::parse(json).map_err(|problem| anyhow::anyhow!("--scale: {problem}"))?;
+            let (minimum, maximum) = (dials.minimum.unwrap_or(0), dials.maximum.unwrap_or(count));
+            let pool = provision::scaled::Pool { name, components, capacity, minimum, maximum, minimum_at_once: false };
+            let scale =
+                provision::scaled::Scale { pools: vec![pool], parameters: dials.parameters(), max_total: dials.max_total };
+            provision::scaled::start(provider, scale)
+        }
+    }
+    .context("start the provider's thread")?;
     Ok((seen, Some(stop)))
 }
 

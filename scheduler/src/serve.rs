@@ -7,15 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use scalable_proto::{MESSAGE_BYTES_MAX, v1};
+use scalable_tls::WorkerIdentity;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::auth::Token;
 use crate::content_store::ContentStore;
+use crate::gate::{Caller, Gate, guard};
 use crate::reactor::Reactor;
+use crate::sign::Signer;
 
 /// Frames waiting for the reactor, of all peers together.
 pub const INBOUND_FRAMES_MAX: usize = 1024;
@@ -34,8 +35,8 @@ pub type Out<T> = mpsc::UnboundedSender<Result<T, Status>>;
 pub enum Inbound {
     /// A worker's control stream began.
     WorkerControlOpened(ConnectionId, v1::WorkerHello, Out<v1::SchedulerControl>),
-    /// A worker's data stream began.
-    WorkerDataOpened(ConnectionId, v1::Bind, Out<v1::SchedulerData>),
+    /// A worker's data stream began; with the worker it is, where a certificate says so.
+    WorkerDataOpened(ConnectionId, (v1::Bind, Option<Arc<WorkerIdentity>>), Out<v1::SchedulerData>),
     /// A frame on a worker's control stream.
     WorkerControl(ConnectionId, v1::WorkerControl),
     /// A frame on a worker's data stream.
@@ -60,18 +61,19 @@ pub struct Services {
     inbound: mpsc::Sender<Inbound>,
     next: Arc<AtomicU64>,
     store: Arc<ContentStore>,
+    pub(crate) signer: Option<Arc<Signer>>,
 }
 
 type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Services {
-    /// Services that hand over to `inbound`, and contents to `store`.
-    pub fn new(inbound: mpsc::Sender<Inbound>, store: Arc<ContentStore>) -> Self {
-        Services { inbound, next: Arc::new(AtomicU64::new(1)), store }
+    /// Services that hand over to `inbound`, and contents to `store`. `signer` signs certificates of workers, where there are any.
+    pub fn new(inbound: mpsc::Sender<Inbound>, store: Arc<ContentStore>, signer: Option<Arc<Signer>>) -> Self {
+        Services { inbound, next: Arc::new(AtomicU64::new(1)), store, signer }
     }
 
-    /// Everything 8786 answers, behind the token.
-    pub async fn router(&self, token: &Token) -> Result<tonic::service::Routes, tonic_reflection::server::Error> {
+    /// Everything 8786 answers, behind the gate.
+    pub async fn router(&self, gate: &Gate) -> Result<tonic::service::Routes, tonic_reflection::server::Error> {
         let (reporter, health) = tonic_health::server::health_reporter();
         reporter.set_serving::<v1::worker_service_server::WorkerServiceServer<Services>>().await;
         reporter.set_serving::<v1::client_service_server::ClientServiceServer<Services>>().await;
@@ -85,18 +87,23 @@ impl Services {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let control = v1::control_service_server::ControlServiceServer::new(self.clone());
-        Ok(tonic::service::Routes::new(InterceptedService::new(workers, token.interceptor()))
-            .add_service(InterceptedService::new(clients, token.interceptor()))
-            .add_service(InterceptedService::new(control, token.interceptor()))
-            .add_service(InterceptedService::new(health, token.interceptor()))
-            .add_service(InterceptedService::new(reflection, token.interceptor())))
+        let mut routes = tonic::service::Routes::new(workers)
+            .add_service(clients)
+            .add_service(control)
+            .add_service(health)
+            .add_service(reflection);
+        if self.signer.is_some() {
+            routes = routes.add_service(v1::certificate_service_server::CertificateServiceServer::new(self.clone()));
+        }
+        let guarded = routes.into_axum_router().layer(axum::middleware::from_fn_with_state(gate.clone(), guard));
+        Ok(guarded.into())
     }
 
     /// Reads a stream: its first message opens it, every further one is handed over, its end is told.
     fn pump<In: Send + 'static, First: Send + 'static, Output: Send + 'static>(
         &self,
         mut stream: Streaming<In>,
-        first: fn(In) -> Option<First>,
+        first: impl FnOnce(In) -> Result<First, Status> + Send + 'static,
         open: fn(ConnectionId, First, Out<Output>) -> Inbound,
         frame: fn(ConnectionId, In) -> Inbound,
     ) -> Response<Reply<Output>> {
@@ -112,10 +119,12 @@ impl Services {
                     return;
                 }
             };
-            let Some(hello) = hello else {
-                let _ =
-                    out.send(Err(Status::invalid_argument("a stream begins with its handshake: hello on control, bind on data")));
-                return;
+            let hello = match hello {
+                Ok(hello) => hello,
+                Err(status) => {
+                    let _ = out.send(Err(status));
+                    return;
+                }
             };
             if inbound.send(open(id, hello, out)).await.is_err() {
                 return;
@@ -130,7 +139,7 @@ impl Services {
         Response::new(Box::pin(UnboundedReceiverStream::new(replies)))
     }
 
-    async fn call<T: Send + 'static>(
+    pub(crate) async fn call<T: Send + 'static>(
         &self,
         call: impl FnOnce(&mut Reactor) -> Result<T, Status> + Send + 'static,
     ) -> Result<Response<T>, Status> {
@@ -144,23 +153,41 @@ impl Services {
     }
 }
 
+fn no_handshake() -> Status {
+    Status::invalid_argument("a stream begins with its handshake: hello on control, bind on data")
+}
+
+/// The worker whose certificate this call came with.
+fn worker_of<T>(request: &Request<T>) -> Option<Arc<WorkerIdentity>> {
+    request.extensions().get::<Caller>()?.worker().cloned()
+}
+
 #[tonic::async_trait]
 impl v1::worker_service_server::WorkerService for Services {
     type ControlStream = Reply<v1::SchedulerControl>;
     type DataStream = Reply<v1::SchedulerData>;
 
     async fn control(&self, request: Request<Streaming<v1::WorkerControl>>) -> Result<Response<Self::ControlStream>, Status> {
-        let first = |frame: v1::WorkerControl| match frame.body {
-            Some(v1::worker_control::Body::Hello(hello)) => Some(hello),
-            _ => None,
+        let worker = worker_of(&request);
+        let first = move |frame: v1::WorkerControl| match frame.body {
+            Some(v1::worker_control::Body::Hello(hello)) => match worker {
+                Some(worker) if worker.name() != hello.name => Err(Status::permission_denied(format!(
+                    "this certificate is of worker `{}`, not of `{}`",
+                    worker.name(),
+                    hello.name
+                ))),
+                _ => Ok(hello),
+            },
+            _ => Err(no_handshake()),
         };
         Ok(self.pump(request.into_inner(), first, Inbound::WorkerControlOpened, Inbound::WorkerControl))
     }
 
     async fn data(&self, request: Request<Streaming<v1::WorkerData>>) -> Result<Response<Self::DataStream>, Status> {
-        let first = |frame: v1::WorkerData| match frame.body {
-            Some(v1::worker_data::Body::Bind(bind)) => Some(bind),
-            _ => None,
+        let worker = worker_of(&request);
+        let first = move |frame: v1::WorkerData| match frame.body {
+            Some(v1::worker_data::Body::Bind(bind)) => Ok((bind, worker)),
+            _ => Err(no_handshake()),
         };
         Ok(self.pump(request.into_inner(), first, Inbound::WorkerDataOpened, Inbound::WorkerData))
     }
@@ -173,16 +200,16 @@ impl v1::client_service_server::ClientService for Services {
 
     async fn control(&self, request: Request<Streaming<v1::ClientControl>>) -> Result<Response<Self::ControlStream>, Status> {
         let first = |frame: v1::ClientControl| match frame.body {
-            Some(v1::client_control::Body::Hello(hello)) => Some(hello),
-            _ => None,
+            Some(v1::client_control::Body::Hello(hello)) => Ok(hello),
+            _ => Err(no_handshake()),
         };
         Ok(self.pump(request.into_inner(), first, Inbound::ClientControlOpened, Inbound::ClientControl))
     }
 
     async fn data(&self, request: Request<Streaming<v1::ClientData>>) -> Result<Response<Self::DataStream>, Status> {
         let first = |frame: v1::ClientData| match frame.body {
-            Some(v1::client_data::Body::Bind(bind)) => Some(bind),
-            _ => None,
+            Some(v1::client_data::Body::Bind(bind)) => Ok(bind),
+            _ => Err(no_handshake()),
         };
         Ok(self.pump(request.into_inner(), first, Inbound::ClientDataOpened, Inbound::ClientData))
     }

@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use scalable_tls::PeerDialer;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::wire::Code;
@@ -48,6 +49,8 @@ pub struct FetcherOptions {
     pub busy: Duration,
     /// Where received objects are put: the pool of the store they go to.
     pub pool: SegmentPool,
+    /// TCP connections are TLS, to peers of one cluster.
+    pub tls: Option<PeerDialer>,
     /// Threads that fetch. Objects are spread over them; each has its part of the bytes in flight.
     pub threads: usize,
 }
@@ -66,6 +69,7 @@ impl FetcherOptions {
             stall: Duration::from_secs(15),
             busy: Duration::from_secs(30),
             pool,
+            tls: None,
             threads: 1,
         }
     }

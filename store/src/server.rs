@@ -17,7 +17,6 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::LocalSet;
 
-use crate::transport::Stream;
 use crate::wire::{Code, Instance, abstract_name};
 use crate::{BlobDirectory, Capability, Denied, Digest, Key, ObjectKey, Store, now_ms, sys};
 
@@ -43,6 +42,8 @@ pub struct ServerOptions {
     pub uploads: Option<BlobDirectory>,
     /// Largest upload in bytes.
     pub upload_bytes_max: u64,
+    /// TCP connections are TLS. Who may have what is still a capability's affair.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl ServerOptions {
@@ -58,6 +59,7 @@ impl ServerOptions {
             idle: Duration::from_secs(60),
             uploads: None,
             upload_bytes_max: 256 << 20,
+            tls: None,
         }
     }
 }
@@ -253,13 +255,13 @@ async fn serve(
         }
     };
     let accept_unix = async || match &unix {
-        Some(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+        Some(listener) => listener.accept().await.map(|(stream, _)| connection::Taken::Unix(stream)),
         None => std::future::pending().await,
     };
     loop {
         let accepted = tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => return,
-            accepted = tcp.accept() => accepted.map(|(stream, _)| Stream::Tcp(stream)),
+            accepted = tcp.accept() => accepted.map(|(stream, _)| connection::Taken::Tcp(stream)),
             accepted = accept_unix() => accepted,
         };
         match accepted {

@@ -1,5 +1,5 @@
-//! The seam between the peer protocol and what carries it: TCP or a Unix socket today, TLS over TCP later. Everything above reads
-//! and writes through [`Connected`].
+//! The seam between the peer protocol and what carries it: TCP, TLS over TCP, or a Unix socket. Everything above reads and writes
+//! through [`Connected`].
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
 
 use crate::sys;
 use crate::wire::{self, HEADER};
@@ -15,6 +16,8 @@ use crate::wire::{self, HEADER};
 /// What carries a connection.
 pub(crate) enum Stream {
     Tcp(TcpStream),
+    /// Boxed once a connection: what it keeps is kilobytes.
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
 }
 
@@ -44,7 +47,9 @@ impl Connected {
     }
 
     pub(crate) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.get_mut().write_all(bytes).await
+        let stream = self.0.get_mut();
+        stream.write_all(bytes).await?;
+        stream.sent().await
     }
 
     /// Reads the next frame: its kind and its body in `body`.
@@ -63,6 +68,7 @@ macro_rules! each {
     ($stream:expr, $inner:ident => $call:expr) => {
         match $stream {
             Stream::Tcp($inner) => $call,
+            Stream::Tls($inner) => $call,
             Stream::Unix($inner) => $call,
         }
     };
@@ -76,10 +82,24 @@ impl Stream {
             let parts = [IoSlice::new(&head[written..]), IoSlice::new(body)];
             written += nonzero(each!(self, s => s.write_vectored(&parts).await)?)?;
         }
-        each!(self, s => s.write_all(&body[written - head.len()..]).await)
+        each!(self, s => s.write_all(&body[written - head.len()..]).await)?;
+        self.sent().await
     }
 
-    /// Writes a header and `len` bytes of a file from `at` on, which do not pass through this process.
+    /// What TLS has taken may still lie in this process: it is to go out before an answer is waited for.
+    async fn sent(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tls(tls) => tls.flush().await,
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+        }
+    }
+
+    /// True where bytes have to pass through this process.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// Writes a header and `len` bytes of a file from `at` on, which do not pass through this process. Not over TLS.
     pub(crate) async fn write_file(&mut self, head: &[u8], file: BorrowedFd<'_>, at: u64, len: usize) -> io::Result<()> {
         let mut sent = 0;
         while sent < head.len() {
@@ -97,6 +117,8 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.async_io(Interest::WRITABLE, || call(s.as_fd())).await,
             Self::Unix(s) => s.async_io(Interest::WRITABLE, || call(s.as_fd())).await,
+            // The kernel encrypts nothing.
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }

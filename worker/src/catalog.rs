@@ -16,6 +16,7 @@ use scalable_proto::v1::{
 use scalable_template::{Space, needs_directory};
 
 use crate::layout;
+use crate::options::Options;
 use crate::takeover::Earlier;
 
 /// Most runs that are not released.
@@ -97,9 +98,11 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// An empty one; every attempt gets the agent's own environment as it is now, without its secrets.
+    /// An empty one; every attempt gets the agent's own environment as it is now, without its secrets and what it was told of itself.
     pub fn new() -> Self {
-        let environment = std::env::vars_os().filter_map(|(name, value)| entry(name, value)).collect();
+        let of_agent = Options::variables();
+        let passed = |name: &OsString| !of_agent.iter().any(|own| **own == *name);
+        let environment = std::env::vars_os().filter(|(name, _)| passed(name)).filter_map(|(name, value)| entry(name, value)).collect();
         Catalog {
             runs: FxHashMap::default(),
             groups: FxHashMap::default(),

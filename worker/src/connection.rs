@@ -2,6 +2,7 @@
 //! what they mean.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use scalable_proto::MESSAGE_BYTES_MAX;
@@ -11,6 +12,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
+
+use crate::secured::{Secured, may_be_expired};
 
 /// Window of a stream and of a connection, bytes.
 const WINDOW_BYTES: u32 = 4 << 20;
@@ -34,6 +37,8 @@ pub struct Target {
     pub url: String,
     /// Read anew for every connection: a scheduler that was started again has another token.
     pub token_file: Option<PathBuf>,
+    /// Instead: a certificate, over TLS.
+    pub secured: Option<Arc<Secured>>,
 }
 
 /// Something from a connection.
@@ -64,8 +69,14 @@ pub enum What {
 }
 
 impl Target {
-    async fn connect(&self) -> Result<WorkerServiceClient<Channel>, Status> {
-        let endpoint = Endpoint::from_shared(self.url.clone())
+    /// How connections are made.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` when the address is none.
+    pub fn endpoint(&self) -> Result<Endpoint, Status> {
+        // With a connector of our own, which makes it TLS, the transport is told of plain http.
+        let url = self.url.replacen("https://", "http://", usize::from(self.secured.is_some()));
+        Ok(Endpoint::from_shared(url)
             .map_err(|error| Status::invalid_argument(format!("{} is no address: {error}", self.url)))?
             .connect_timeout(CONNECT_MAX)
             .tcp_nodelay(true)
@@ -73,11 +84,29 @@ impl Target {
             .keep_alive_timeout(KEEP_ALIVE_MAX)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES);
-        let channel = endpoint.connect().await.map_err(|error| Status::unavailable(sources(&error)))?;
+            .initial_connection_window_size(WINDOW_BYTES))
+    }
+
+    async fn connect(&self) -> Result<WorkerServiceClient<Channel>, Status> {
+        let endpoint = self.endpoint()?;
+        let channel = match &self.secured {
+            None => endpoint.connect().await.map_err(|error| Status::unavailable(sources(&error)))?,
+            Some(secured) => secured.connect(endpoint).await?,
+        };
         Ok(WorkerServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// A stream that was refused because its certificate has expired is opened again with a new one.
+    fn refused(&self, status: Status) -> Status {
+        match &self.secured {
+            Some(secured) if may_be_expired(&status) => {
+                secured.distrusted();
+                Status::unavailable(status.message())
+            }
+            _ => status,
+        }
     }
 
     fn request<T>(&self, frames: mpsc::UnboundedReceiver<T>) -> Result<Request<UnboundedReceiverStream<T>>, Status> {
@@ -94,7 +123,7 @@ impl Target {
 }
 
 /// An error with its causes, as one line.
-fn sources(error: &dyn std::error::Error) -> String {
+pub(crate) fn sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -114,7 +143,8 @@ pub async fn control(
 ) {
     let opened = async {
         let request = target.request(frames)?;
-        target.connect().await?.control(request).await
+        let mut client = target.connect().await?;
+        client.control(request).await.map_err(|status| target.refused(status))
     };
     let stream = opened.await.map(tonic::Response::into_inner);
     carry(stream, Connection::Control, generation, inbox, |frame| What::Control(Box::new(frame))).await;
@@ -124,7 +154,8 @@ pub async fn control(
 pub async fn data(target: Target, frames: mpsc::UnboundedReceiver<WorkerData>, generation: u64, inbox: mpsc::Sender<Arrived>) {
     let opened = async {
         let request = target.request(frames)?;
-        target.connect().await?.data(request).await
+        let mut client = target.connect().await?;
+        client.data(request).await.map_err(|status| target.refused(status))
     };
     let stream = opened.await.map(tonic::Response::into_inner);
     carry(stream, Connection::Data, generation, inbox, |frame| What::Data(Box::new(frame))).await;

@@ -386,7 +386,8 @@ impl Link {
         match (connection, code) {
             (_, Some(Code::Unauthenticated | Code::PermissionDenied)) => {
                 let address = &self.target.url;
-                out.push(Said::Fatal(format!("the scheduler at {address} refuses the token: {reason}; check --token-file")));
+                let check = if self.target.secured.is_some() { "--credentials, --name and --uid" } else { "--token-file" };
+                out.push(Said::Fatal(format!("the scheduler at {address} refuses this worker: {reason}; check {check}")));
             }
             (Connection::Control, Some(Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented)) => {
                 let address = &self.target.url;

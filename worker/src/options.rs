@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use scalable_proto::v1::{NamedAmount, Resources};
 
+use crate::limits::Limits;
+
 /// The agent: registers with a scheduler and runs its tasks as child processes.
 ///
 /// SIGTERM and SIGINT drain it: no new work, what runs may finish within the deadline, the rest is handed back. SIGHUP is ignored,
@@ -14,7 +16,7 @@ use scalable_proto::v1::{NamedAmount, Resources};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "scalable-worker", version)]
 pub struct Options {
-    /// Address of the scheduler (port 8786).
+    /// Address of the scheduler (port 8786); https with --credentials. Its name is resolved anew for every connection.
     #[arg(
         long,
         visible_alias = "scheduler",
@@ -26,29 +28,51 @@ pub struct Options {
     /// File with the run's token.
     #[arg(long, env = "SCALABLE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Directory of the workers' credentials (docs/security.md): TLS and a certificate instead of the token.
+    #[arg(long, env = "SCALABLE_CREDENTIALS", value_name = "DIR", conflicts_with = "token_file")]
+    pub credentials: Option<PathBuf>,
     /// Name of this worker, unique in its cluster [default: host and process id].
-    #[arg(long)]
+    #[arg(long, env = "SCALABLE_WORKER_NAME")]
     pub name: Option<String>,
+    /// The platform's id of this instance, such as a pod's uid; needed with --credentials.
+    #[arg(long, env = "SCALABLE_WORKER_UID")]
+    pub uid: Option<String>,
     /// Pool it belongs to.
-    #[arg(long, default_value = "default")]
+    #[arg(long, env = "SCALABLE_POOL", default_value = "default")]
     pub pool: String,
     /// Components it serves, separated by commas; `*` is every one.
-    #[arg(long, value_delimiter = ',', default_value = "*")]
+    #[arg(long, env = "SCALABLE_COMPONENTS", value_delimiter = ',', default_value = "*")]
     pub components: Vec<String>,
     /// Cpus it offers: `2`, `0.5` or `500m` [default: those of this machine].
-    #[arg(long, value_parser = milli_cpus)]
+    #[arg(long, env = "SCALABLE_CPUS", value_parser = milli_cpus)]
     pub cpus: Option<u64>,
     /// Memory it offers: `4GiB`, `512M` or bytes; without it memory is not accounted.
-    #[arg(long, value_parser = bytes)]
+    #[arg(long, env = "SCALABLE_MEMORY", value_parser = bytes)]
     pub memory: Option<u64>,
+    /// What --cpus and --memory do not say is the limit of this process's cgroup: one cpu without one, of memory less a reserve for
+    /// the agent.
+    #[arg(long, env = "SCALABLE_FROM_CGROUP")]
+    pub from_cgroup: bool,
     /// Gpus it offers.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, env = "SCALABLE_GPUS", default_value_t = 0)]
     pub gpus: u64,
     /// A custom resource it offers; may be repeated.
-    #[arg(long = "resource", value_name = "NAME=AMOUNT", value_parser = named_amount)]
+    #[arg(
+        long = "resource",
+        env = "SCALABLE_RESOURCES",
+        value_name = "NAME=AMOUNT",
+        value_delimiter = ',',
+        value_parser = named_amount
+    )]
     pub resources: Vec<NamedAmount>,
     /// How long what executes may go on after SIGTERM.
-    #[arg(long, default_value = "30s", value_parser = duration)]
+    #[arg(
+        long,
+        visible_alias = "drain-timeout",
+        env = "SCALABLE_DRAIN_DEADLINE",
+        default_value = "30s",
+        value_parser = duration
+    )]
     pub drain_deadline: Duration,
     /// How memory limits of tasks are enforced.
     #[arg(long, value_enum, default_value_t = MemoryLimit::Auto)]
@@ -64,17 +88,20 @@ pub struct Options {
     pub executables: Option<PathBuf>,
     /// Directory for results that do not fit into memory and for programs that are fetched; of this worker alone [default: a new one
     /// for temporary files, removed at the end].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, env = "SCALABLE_WORKER_DIRECTORY", value_name = "DIR")]
     pub directory: Option<PathBuf>,
     /// Memory for results that stay here [default: a quarter of `--memory`, else of this machine's].
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub object_memory: Option<u64>,
-    /// Where other workers and clients fetch results.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    /// Where it listens for other workers and clients, which fetch results; beyond loopback only with --credentials.
+    #[arg(long, env = "SCALABLE_PEER_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub peer_address: SocketAddr,
     /// Send results to workers on the same host over the network as to any other, for measurements.
     #[arg(long, hide = true)]
     pub no_short_cuts: bool,
+    /// Where they reach it, when that is somewhere else.
+    #[arg(long, env = "SCALABLE_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
     /// End at once when the process that started this one ends.
     #[arg(long)]
     pub die_with_parent: bool,
@@ -94,21 +121,67 @@ pub enum MemoryLimit {
 }
 
 impl Options {
+    /// Variables that say what this agent is. A worker that a task starts is another one. The scheduler's address is for everybody.
+    pub fn variables() -> Vec<String> {
+        let command = <Options as clap::CommandFactory>::command();
+        let names = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned));
+        names.filter(|name| name != "SCALABLE_ADDRESS").collect()
+    }
+
+    /// What would be open to others, or cannot work: one sentence.
+    ///
+    /// # Errors
+    /// Which option, and what to do.
+    pub fn check(&self) -> Result<(), String> {
+        let https = self.url().starts_with("https://");
+        match &self.credentials {
+            None if https => return Err(format!("--address {}: https needs --credentials DIR", self.address)),
+            None if !self.peer_address.ip().is_loopback() => {
+                let address = self.peer_address;
+                return Err(format!("--peer-address {address} is beyond loopback, where nothing is served without --credentials DIR"));
+            }
+            Some(_) if !https => {
+                return Err(format!("--address {}: with --credentials it begins with https://", self.address));
+            }
+            Some(_) if self.name.is_none() || self.uid.is_none() => {
+                return Err("--credentials goes with --name and --uid, which the scheduler's provider knows".to_owned());
+            }
+            _ => {}
+        }
+        if self.peer_address.ip().is_unspecified() && self.advertise.is_none() {
+            return Err(format!("--peer-address {}: say where peers reach it with --advertise HOST:PORT", self.peer_address));
+        }
+        Ok(())
+    }
+
     /// What the worker offers, as the wire has it.
     pub fn capacity(&self) -> Resources {
-        let here = || std::thread::available_parallelism().map_or(1, |n| n.get() as u64) * 1000;
+        let here = || match self.limits() {
+            Some(limits) => limits.milli_cpus.unwrap_or(1000),
+            None => std::thread::available_parallelism().map_or(1, |n| n.get() as u64) * 1000,
+        };
         Resources {
             milli_cpus: self.cpus.unwrap_or_else(here),
             // Not accounted: the scheduler reads 0 as that.
-            memory_bytes: self.memory.unwrap_or(0),
+            memory_bytes: self.memory_for_tasks().unwrap_or(0),
             gpus: self.gpus,
             custom: self.resources.clone(),
         }
     }
 
+    fn limits(&self) -> Option<Limits> {
+        self.from_cgroup.then(Limits::own)
+    }
+
+    fn memory_for_tasks(&self) -> Option<u64> {
+        self.memory.or_else(|| self.limits()?.memory_for_tasks())
+    }
+
     /// Bytes of memory for results.
     pub fn object_memory(&self) -> u64 {
-        let of = self.memory.or_else(machine_memory).unwrap_or(OBJECT_MEMORY * 4);
+        // The machine's memory says nothing about a container's.
+        let machine = || if self.from_cgroup { None } else { machine_memory() };
+        let of = self.memory_for_tasks().or_else(machine).unwrap_or(OBJECT_MEMORY * 4);
         self.object_memory.unwrap_or(of / 4)
     }
 
@@ -209,6 +282,31 @@ fn named_amount(text: &str) -> Result<NamedAmount, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_served_beyond_loopback_without_credentials() {
+        let check = |args: &str, expected: &str| {
+            let options = Options::try_parse_from(std::iter::once("scalable-worker").chain(args.split_whitespace()));
+            let said = match options {
+                Ok(options) => options.check().err().unwrap_or_default(),
+                Err(error) => error.to_string(),
+            };
+            assert!(if expected.is_empty() { said.is_empty() } else { said.contains(expected) }, "{args}: {said}");
+        };
+        check("", "");
+        check("--token-file t", "");
+        check("--peer-address 10.0.0.1:8788", "beyond loopback");
+        check("--peer-address 0.0.0.0:8788", "beyond loopback");
+        check("--address https://s:8786", "https needs --credentials");
+        check("--token-file t --credentials c", "cannot be used with");
+        let pod = "--credentials c --address https://s:8786 --name w --uid u";
+        check(pod, "");
+        check(&format!("{pod} --peer-address 10.0.0.1:8788"), "");
+        check(&format!("{pod} --peer-address 0.0.0.0:8788"), "--advertise");
+        check(&format!("{pod} --peer-address 0.0.0.0:8788 --advertise 10.0.0.1:8788"), "");
+        check("--credentials c --address http://s:8786 --name w --uid u", "begins with https");
+        check("--credentials c --address https://s:8786 --name w", "--uid");
+    }
 
     #[test]
     fn quantities_as_people_write_them() {

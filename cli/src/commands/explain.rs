@@ -20,6 +20,9 @@ pub fn run(context: &Context, args: &ExplainArgs) -> CommandResult {
     if path.extension().is_some_and(|extension| extension == "json") && path.is_file() {
         return plan(context, path);
     }
+    if let Some(pool) = args.what.strip_prefix("pool/") {
+        return explain_pool(context, &args.run, pool);
+    }
     let which = which::any(&context.runs_dir, &args.run, &args.what)?;
     let (group, index) = which.task()?;
     let (state, sentence) = block_on(explain(context, &which, group, index))?;
@@ -30,6 +33,31 @@ pub fn run(context: &Context, args: &ExplainArgs) -> CommandResult {
         }))?;
     } else {
         context.ui.out(format!("{group}[{index}] is {state}: {sentence}"))?;
+    }
+    Ok(code::OK)
+}
+
+/// What is there of a pool, why there is not more, and what was decided about it lately.
+fn explain_pool(context: &Context, run: &str, pool: &str) -> CommandResult {
+    let which = which::run(&context.runs_dir, run)?;
+    let reply = block_on(async {
+        match reach(&which.record).await? {
+            Found::Live(client) => Ok(client.explain(&which.directory.name, &format!("pool/{pool}"), 0).await?),
+            Found::Records(_) => {
+                let run = &which.directory.name;
+                Err(Failure::usage(format!("{run} is over, and its pools are gone with it"))
+                    .help(format!("`scalable status {run}` and its workers.jsonl say what there was")))
+            }
+        }
+    })?;
+    if context.ui.json() {
+        let lines: Vec<&str> = reply.sentence.lines().collect();
+        context.ui.out_json(&json!({
+            "schema": "scalable.explain.v1", "run": which.directory.name, "pool": pool, "state": lines.first(),
+            "decisions": lines.get(1..).unwrap_or_default(),
+        }))?;
+    } else {
+        context.ui.out(format!("pool {pool}: {}", reply.sentence))?;
     }
     Ok(code::OK)
 }

@@ -82,7 +82,7 @@ impl LocalBuilder {
                 format!("{} workers of {} cpus were asked for, 1 to {THREADS_MAX} cpus can be had", self.workers, self.cpus);
             return Err(refused("NO_WORKERS", message, ""));
         }
-        let shared = Shared::new("this process".to_owned());
+        let shared = Shared::new("this process".to_owned(), None);
         let started = engine::start(shared.clone(), &self);
         started.map_err(|error| refused("NO_THREADS", format!("the session's threads could not be started: {error}"), ""))?;
         Ok(Session::new(shared, Backend::Local, None, Vec::new()))

@@ -44,6 +44,7 @@ impl Scheduler {
         let serves_all = spec.components.iter().any(|component| component == "*");
         let mut components: Vec<u32> = spec.components.iter().map(|component| self.components.acquire(component)).collect();
         components.sort_unstable();
+        let filled = self.pools.get(&spec.pool).and_then(|pool| pool.said.as_ref()).is_some_and(|said| said.scaled);
         let worker = Worker {
             session,
             name: spec.name.clone(),
@@ -68,6 +69,8 @@ impl Scheduler {
             prefetched_shapes: Default::default(),
             reserved: false,
             alone: false,
+            filled,
+            dispatched: 0,
             objects: Default::default(),
         };
         let deadline = worker.deadline;

@@ -42,6 +42,7 @@ mod ready;
 mod restore;
 mod retry;
 mod rows;
+mod scaling;
 mod steal;
 mod submit;
 pub mod task_table;
@@ -54,6 +55,7 @@ pub mod worker_table;
 pub use accept::DEPENDENCIES_PER_RUN_MAX;
 pub use counts::{Happening, TransitionCounts};
 pub use explain::Explanation;
+pub use scaling::{PoolLoad, WorkerLoad};
 pub use task_table::TaskState;
 pub use views::{GroupView, PoolView, RunView, WorkerView};
 
@@ -147,6 +149,7 @@ struct PoolSaid {
     components: Vec<String>,
     capacity: Resources,
     starting: u32,
+    scaled: bool,
     note: String,
 }
 
@@ -286,9 +289,13 @@ impl Scheduler {
             Input::Left { session } => self.left(now, session, out),
             Input::Died { worker, reason } => self.died(now, &worker, &reason, out),
             Input::Cancel { run, group, index } => self.cancel(run, group, index, out),
-            Input::Pool { pool, components, capacity, starting, note } => {
+            Input::Pool { pool, components, capacity, starting, scaled, note } => {
                 if let Some(known) = self.pool_mut(&pool) {
-                    known.said = Some(PoolSaid { components, capacity, starting, note });
+                    let before = known.said.replace(PoolSaid { components, capacity, starting, scaled, note });
+                    if before.is_none_or(|before| before.scaled != scaled) {
+                        let of_pool = self.workers.iter_mut().flatten().filter(|worker| worker.pool == pool);
+                        of_pool.for_each(|worker| worker.filled = scaled);
+                    }
                 }
             }
             Input::AddGroup { run, ordinal, spec } => self.append_group(run, ordinal, *spec, out),

@@ -164,17 +164,20 @@ impl Scheduler {
             self.place_near(id, key, &shape, &candidates, left, now, out);
             left = 0;
         }
-        let entry = |worker: &Worker, slot: u32| Reverse((worker.load(), worker.rows(), slot));
+        let entry = |worker: &Worker, slot: u32| Reverse((worker.turn(), slot));
         let mut heap: BinaryHeap<_> = candidates
             .iter()
             .filter(|slot| self.has_room(self.worker(**slot), &shape))
             .map(|slot| entry(self.worker(*slot), *slot))
             .collect();
         while left > 0
-            && let Some(Reverse((_, _, slot))) = heap.pop()
+            && let Some(Reverse((_, slot))) = heap.pop()
         {
-            let share = left / (8 * (heap.len() as u32 + 1));
-            let placed = self.place_block(id, key, slot, share.clamp(1, BLOCK_MAX), &shape, Place::Admitted, now, out);
+            let share = match self.worker(slot).filled {
+                true => BLOCK_MAX,
+                false => (left / (8 * (heap.len() as u32 + 1))).clamp(1, BLOCK_MAX),
+            };
+            let placed = self.place_block(id, key, slot, share.min(left), &shape, Place::Admitted, now, out);
             left -= placed;
             if placed > 0 && self.has_room(self.worker(slot), &shape) {
                 heap.push(entry(self.worker(slot), slot));

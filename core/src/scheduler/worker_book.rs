@@ -49,6 +49,10 @@ pub(super) struct Worker {
     pub(super) reserved: bool,
     /// Such a task is on it.
     pub(super) alone: bool,
+    /// Its pool scales: it is filled before an emptier one gets work, so that the emptier one can be let go.
+    pub(super) filled: bool,
+    /// Attempts it was sent.
+    pub(super) dispatched: u64,
 }
 
 impl Worker {
@@ -83,6 +87,14 @@ impl Worker {
         }
     }
 
+    /// Its place in the order in which workers get work, smaller first: the least loaded, in a pool that scales the most loaded.
+    pub(super) fn turn(&self) -> (u64, u32) {
+        match self.filled {
+            false => (self.load(), self.rows()),
+            true => (u64::MAX - self.load(), u32::MAX - self.rows()),
+        }
+    }
+
     /// How many tasks of this shape it could hold if it were empty, at most `most`.
     pub(super) fn slots(&self, shape: &Resources, most: u32) -> u32 {
         room(&self.capacity, &Resources::default(), shape, most)
@@ -105,6 +117,7 @@ impl Worker {
     /// Puts a new row on a list.
     pub(super) fn link(&mut self, rows: &mut Rows, slot: u32, to: Place) {
         rows.link(self.list_mut(to), slot, to);
+        self.dispatched += 1;
         if to == Place::Prefetched {
             self.count_shape(rows.get(slot).shape, 1);
         }

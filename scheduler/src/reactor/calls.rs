@@ -177,6 +177,9 @@ impl Reactor {
     }
 
     pub(crate) fn explain(&self, request: &v1::ExplainRequest) -> Result<v1::ExplainReply, Status> {
+        if let Some(pool) = request.group.strip_prefix("pool/") {
+            return self.explain_pool(pool);
+        }
         let run = self.wanted_run(&request.run)?;
         let group = self.wanted_group(run, &request.group)?;
         let task = TaskRef { group: group.id, index: request.index };
@@ -185,6 +188,26 @@ impl Reactor {
             Status::not_found(format!("group `{}` has {length} tasks; there is no [{}]", request.group, request.index))
         })?;
         Ok(v1::ExplainReply { state: explanation.state.word().to_owned(), sentence: explanation.sentence })
+    }
+
+    /// What is there of a pool, why there is not more, and what was decided about it lately.
+    fn explain_pool(&self, name: &str) -> Result<v1::ExplainReply, Status> {
+        let pools = self.pool_counts();
+        let Some(pool) = pools.iter().find(|pool| pool.pool == name) else {
+            let known: Vec<&str> = pools.iter().map(|pool| pool.pool.as_str()).collect();
+            return Err(Status::not_found(format!("there is no pool `{name}`; there are: {}", known.join(", "))));
+        };
+        let mut sentence = format!(
+            "{} workers, {} starting, {} suspect, {} draining, {} lost so far",
+            pool.workers, pool.starting, pool.suspect, pool.draining, pool.lost
+        );
+        if !pool.note.is_empty() {
+            sentence.push_str(&format!("; {}", pool.note));
+        }
+        for (at, reason) in self.pools.get(name).map(|seen| seen.state.decisions.as_slice()).unwrap_or_default() {
+            sentence.push_str(&format!("\n{at:.1} s: {reason}"));
+        }
+        Ok(v1::ExplainReply { state: "pool".to_owned(), sentence })
     }
 
     pub(crate) fn cancel(&mut self, request: &v1::CancelRequest) -> Result<v1::CancelReply, Status> {

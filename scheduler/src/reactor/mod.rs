@@ -35,7 +35,7 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 use crate::convert;
-use crate::provision::Seen;
+use crate::provision::{PoolState, Seen};
 use crate::records::{self, Record};
 use crate::serve::{ConnectionId, Inbound};
 use crate::snapshot::{Counters, Publisher, Snapshot};
@@ -146,10 +146,8 @@ pub struct Reactor {
 
 /// What the provider says of a pool.
 struct SeenPool {
-    components: Vec<String>,
     capacity: Resources,
-    present: u32,
-    note: String,
+    state: PoolState,
 }
 
 /// Whose stream a connection is.
@@ -310,7 +308,7 @@ impl Reactor {
     fn handle(&mut self, frame: Inbound) {
         match frame {
             Inbound::WorkerControlOpened(id, hello, out) => self.worker_control_opened(id, hello, out),
-            Inbound::WorkerDataOpened(id, bind, out) => self.worker_data_opened(id, &bind, out),
+            Inbound::WorkerDataOpened(id, (bind, worker), out) => self.worker_data_opened(id, &bind, worker.as_deref(), out),
             Inbound::WorkerControl(id, frame) => self.worker_control(id, frame),
             Inbound::WorkerData(id, frame) => self.worker_data(id, frame),
             Inbound::ClientControlOpened(id, hello, out) => self.client_control_opened(id, &hello, out),
@@ -336,15 +334,29 @@ impl Reactor {
                 tracing::warn!(%worker, %reason, "worker died");
                 self.step(Input::Died { worker, reason });
             }
-            Seen::Pool { pool, components, capacity, present, note } => {
-                match convert::resources(Some(&capacity), self.machine.names_mut()) {
+            Seen::Pool(state) => {
+                let pool = state.pool.clone();
+                match convert::resources(Some(&state.capacity), self.machine.names_mut()) {
                     Ok(capacity) => {
-                        self.pools.insert(pool.clone(), SeenPool { components, capacity, present, note });
+                        self.pools.insert(pool.clone(), SeenPool { capacity, state });
                         self.tell_pool(&pool);
                     }
                     Err(refused) => tracing::error!(%pool, problem = %refused.message, "the pool's resources cannot be used"),
                 }
             }
+            Seen::Ask { pools, answer } => {
+                let _ = answer.send(pools.iter().map(|pool| self.machine.pool_load(pool)).collect());
+            }
+            Seen::Release { worker } => self.drain_worker(&worker, true),
+            Seen::GiveWay { worker } => self.drain_worker(&worker, false),
+        }
+    }
+
+    /// Drains the worker of this name; if it is to be idle, only when it is.
+    fn drain_worker(&mut self, name: &str, idle: bool) {
+        let found = self.machine.workers().find(|worker| worker.name == name);
+        if let Some(worker) = found.filter(|worker| !idle || worker.executing + worker.queued == 0) {
+            self.step(Input::Drain { session: worker.session });
         }
     }
 
@@ -357,10 +369,11 @@ impl Reactor {
         let registered = self.machine.workers().filter(here).count();
         let input = Input::Pool {
             pool: pool.to_owned(),
-            components: seen.components.clone(),
+            components: seen.state.components.clone(),
             capacity: seen.capacity.clone(),
-            starting: seen.present.saturating_sub(u32::try_from(registered).unwrap_or(u32::MAX)),
-            note: seen.note.clone(),
+            starting: seen.state.present.saturating_sub(u32::try_from(registered).unwrap_or(u32::MAX)),
+            scaled: seen.state.scaled,
+            note: seen.state.note.clone(),
         };
         self.step(input);
     }

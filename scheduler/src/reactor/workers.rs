@@ -13,6 +13,7 @@ use scalable_core::messages::{
 use scalable_core::resources::Resources;
 use scalable_core::scheduler::projection;
 use scalable_proto::v1;
+use scalable_tls::WorkerIdentity;
 use tonic::Status;
 
 use super::columns::Columns;
@@ -124,7 +125,7 @@ impl Reactor {
             }
         };
         let wanted = SessionId(hello.session);
-        let resumed = hello.epoch == self.identity.epoch && self.workers.get(&wanted).is_some_and(|session| !session.closed);
+        let resumed = hello.epoch == self.identity.epoch && self.workers.get(&wanted).is_some_and(|session| !session.closed && *session.name == *frame.name);
         let session = if resumed {
             wanted
         } else {
@@ -177,10 +178,24 @@ impl Reactor {
         self.step(Input::Attach { session, connection: Connection::Control });
     }
 
-    pub(super) fn worker_data_opened(&mut self, id: ConnectionId, bind: &v1::Bind, out: Out<v1::SchedulerData>) {
+    /// True while a worker of this name has a session, whatever its connections do.
+    pub(crate) fn has_live_worker(&self, name: &str) -> bool {
+        self.workers.values().any(|worker| !worker.closed && *worker.name == *name)
+    }
+
+    /// `worker` is who the connection's certificate says it is: its session is its own and nobody else's.
+    pub(super) fn worker_data_opened(
+        &mut self,
+        id: ConnectionId,
+        bind: &v1::Bind,
+        worker: Option<&WorkerIdentity>,
+        out: Out<v1::SchedulerData>,
+    ) {
         let session = SessionId(bind.session);
         let epoch = self.identity.epoch;
-        let Some(worker) = self.workers.get_mut(&session).filter(|worker| !worker.closed && bind.epoch == epoch) else {
+        let own = |name: &str| worker.is_none_or(|worker| worker.name() == name);
+        let goes_on = |worker: &&mut WorkerSession| !worker.closed && bind.epoch == epoch && own(&worker.name);
+        let Some(worker) = self.workers.get_mut(&session).filter(goes_on) else {
             let _ = out.send(Err(Status::failed_precondition(SESSION_OVER)));
             return;
         };

@@ -6,3 +6,4 @@ mod common;
 mod open;
 mod pages;
 mod resume;
+mod secured;

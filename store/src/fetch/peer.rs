@@ -122,7 +122,13 @@ async fn connect(address: &str, common: &Common) -> Result<Connection, SourceErr
     let connecting = async {
         let tcp = TcpStream::connect(address).await.map_err(failed)?;
         tcp.set_nodelay(true).map_err(failed)?;
-        greet(Stream::Tcp(tcp)).await
+        match &common.options.tls {
+            None => greet(Stream::Tcp(tcp)).await,
+            Some(tls) => {
+                let tls = tls.dial(tcp).await.map_err(failed)?;
+                greet(Stream::Tls(Box::new(tls.into()))).await
+            }
+        }
     };
     let limit = common.options.connect;
     timeout(limit, connecting)

@@ -4,8 +4,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
+use scalable_tls::HANDSHAKE_MAX;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use super::{Shared, add, same_user, share, upload};
 use crate::content::{CHUNK_BYTES, Content, checksum};
@@ -23,11 +26,39 @@ impl Drop for Counted<'_> {
     }
 }
 
-pub(super) async fn run(stream: Stream, shared: &Shared) {
-    let mut stream = Connected::new(stream);
+/// A connection as it was accepted.
+pub(super) enum Taken {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Makes the handshake of TLS where there is one.
+async fn open_stream(taken: Taken, shared: &Shared) -> io::Result<Stream> {
+    match (taken, &shared.options.tls) {
+        (Taken::Unix(unix), _) => Ok(Stream::Unix(unix)),
+        (Taken::Tcp(tcp), None) => Ok(Stream::Tcp(tcp)),
+        (Taken::Tcp(tcp), Some(config)) => {
+            // Records of TLS go out as they are made: without it the end of a large chunk waits for a delayed acknowledgement.
+            tcp.set_nodelay(true)?;
+            let accepting = TlsAcceptor::from(config.clone()).accept(tcp);
+            let tls = timeout(HANDSHAKE_MAX.min(shared.options.stall), accepting).await??;
+            Ok(Stream::Tls(Box::new(tls.into())))
+        }
+    }
+}
+
+pub(super) async fn run(taken: Taken, shared: &Shared) {
     let before = shared.counters.connections.fetch_add(1, Ordering::Relaxed);
     let _counted = Counted(shared);
     let full = before >= shared.options.connections_max;
+    let mut stream = match open_stream(taken, shared).await {
+        Ok(stream) => Connected::new(stream),
+        Err(error) => {
+            add(&shared.counters.refused, 1);
+            tracing::debug!(%error, "a peer did not get through its handshake");
+            return;
+        }
+    };
     // A peer that goes away or sends nonsense is no event worth a line: it knows best.
     if let Err(error) = talk(&mut stream, shared, full).await {
         tracing::debug!(%error, "a peer's connection has ended");
@@ -52,7 +83,7 @@ async fn talk(stream: &mut Connected, shared: &Shared, full: bool) -> io::Result
     let mut body = Vec::new();
     loop {
         let idle = match stream.stream() {
-            Stream::Tcp(_) => shared.options.idle,
+            Stream::Tcp(_) | Stream::Tls(_) => shared.options.idle,
             // It may hold open files of ours for as long as it wants, and says so by being there.
             Stream::Unix(_) => std::time::Duration::MAX,
         };
@@ -173,12 +204,14 @@ async fn fetch(
         let index = (at / chunk) as usize;
         let range = content.chunk_range(index);
         let len = (range.end - range.start) as usize;
-        // A file is read where its checksum is not known yet, else it goes as it lies.
-        let read = content.is_file() && content.known_sum(index).is_none();
-        let sum = if read {
-            content.chunk(index, &mut scratch).map(checksum).inspect(|sum| content.set_sum(index, *sum))
-        } else {
-            content.sum(index, &mut Vec::new())
+        // A file is read where its checksum is not known yet or it is to be encrypted, else it goes as it lies. A sum that is known
+        // is sent, whatever was read: the reader sees what the disk has done.
+        let known = content.known_sum(index);
+        let read = content.is_file() && (known.is_none() || stream.stream().is_encrypted());
+        let sum = match known {
+            None if read => content.chunk(index, &mut scratch).map(checksum).inspect(|sum| content.set_sum(index, *sum)),
+            Some(sum) if read => content.chunk(index, &mut scratch).map(|_| sum),
+            _ => content.sum(index, &mut Vec::new()),
         };
         let sum = match sum {
             Ok(sum) => sum,

@@ -59,6 +59,15 @@ fn spin(mark: String) -> u64 {
     }
 }
 
+/// Waits until the file is there.
+#[scalable::task]
+fn wait_for(mark: String, n: u64) -> u64 {
+    while !std::path::Path::new(&mark).exists() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    n
+}
+
 /// So many bytes that no frame of the scheduler carries them.
 #[scalable::task]
 fn fill(bytes: u64, with: u8) -> Vec<u8> {
@@ -120,6 +129,11 @@ async fn drive(words: &[&str]) -> Result<(), Error> {
             let counted = session.map(count, (&made, (0..count_of).map(|n| n as u8))).await?;
             println!("{}", counted.gather().await?.iter().all(|counted| *counted == bytes));
             println!("{}", made.gather().await?.iter().all(|object| object.len() as u64 == bytes));
+        }
+        ["wait", mark, tasks] => {
+            let tasks: u64 = tasks.parse().unwrap();
+            let waits = session.map(wait_for, (scalable::same((*mark).to_owned()), 0..tasks)).await?;
+            println!("{}", waits.gather().await?.iter().sum::<u64>());
         }
         other => panic!("no such verb: {other:?}"),
     }

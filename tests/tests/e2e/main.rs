@@ -14,5 +14,7 @@ mod kills;
 mod limits;
 mod resources;
 mod scale;
+mod scaling;
+mod secured;
 mod strangers;
 mod workflow;

@@ -19,6 +19,7 @@ use scalable_core::worker::calls::CallId;
 use scalable_core::worker::{Input, Serial, Worker};
 use scalable_proto::v1::{self, worker_control};
 use scalable_store::{Pressure, Released};
+use scalable_tls::WorkerCredentials;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +39,7 @@ use crate::lane::{Lane, LaneEvent, Strangers};
 use crate::link::{Identity, Link};
 use crate::logs::{Writer, Written};
 use crate::options::{MemoryLimit, Options, host};
+use crate::secured::Secured;
 use crate::watch::{Look, Watch};
 
 /// Threads for staging and publishing: enough to keep a disk busy beside a digest.
@@ -137,6 +139,8 @@ impl Agent {
         let capacity = resources(&options.capacity(), &mut names, true)
             .ok_or_else(|| anyhow::anyhow!("more than {} custom resources", Names::MAX))?;
         let directory = Directory::make(options.directory.as_deref()).context("--directory")?;
+        let secured = secured(&options)?.map(Arc::new);
+        let tls = secured.as_ref().map(|secured| anyhow::Ok((secured.peer_server()?, secured.peer_dialer()?))).transpose()?;
         let objects = Objects::start(ObjectOptions {
             directory: directory.path().to_owned(),
             memory_bytes_max: options.object_memory(),
@@ -144,11 +148,12 @@ impl Agent {
             host: host(),
             executables: options.executables.clone(),
             short_cuts: !options.no_short_cuts,
+            tls,
         });
         let objects = objects.context("results cannot be kept here")?;
         let pressure = objects.pressure();
         let identity = Identity {
-            peer_address: objects.address().to_string(),
+            peer_address: options.advertise.clone().unwrap_or_else(|| objects.address().to_string()),
             name: options.name(),
             pool: options.pool.clone(),
             components: options.components.clone(),
@@ -156,9 +161,16 @@ impl Agent {
             host: host(),
             architecture: architecture().to_owned(),
             libc: libc(),
-            cluster_id: options.cluster_id.clone().unwrap_or_default(),
+            cluster_id: match &secured {
+                Some(secured) => secured.trust().cluster_id().to_owned(),
+                None => options.cluster_id.clone().unwrap_or_default(),
+            },
         };
-        let target = Target { url: options.url(), token_file: options.token_file.clone() };
+        let target = Target { url: options.url(), token_file: options.token_file.clone(), secured };
+        if let Some(secured) = &target.secured {
+            let endpoint = target.endpoint().map_err(|status| anyhow::anyhow!("--address: {}", status.message()))?;
+            tokio::spawn(secured.clone().keep_renewed(endpoint));
+        }
         let (looks, writes) = (told.clone(), told.clone());
         let now = Instant::now();
         Ok(Agent {
@@ -389,6 +401,16 @@ impl Agent {
         self.catalog.clear();
         self.batch.clear();
     }
+}
+
+/// What a worker beyond its scheduler's machine has; nothing on one machine.
+fn secured(options: &Options) -> anyhow::Result<Option<Secured>> {
+    let Some(directory) = &options.credentials else { return Ok(None) };
+    let credentials = WorkerCredentials::read(directory).context("--credentials")?;
+    if let Some(wanted) = options.cluster_id.as_deref().filter(|wanted| *wanted != credentials.trust.cluster_id()) {
+        anyhow::bail!("--credentials are of cluster {}, and --cluster-id wants {wanted}", credentials.trust.cluster_id());
+    }
+    Secured::new(credentials, &options.name(), options.uid.as_deref().unwrap_or_default()).map(Some)
 }
 
 /// The lane's epoll set in the runtime's.

@@ -18,6 +18,7 @@ use scalable_store::{
     BlobDirectory, Capability, Content, Digest, Fetch, FetchRequest, Fetcher, FetcherOptions, Holder, Keep, Key, Load, Lookup,
     ObjectId, ObjectKey, PeerServer, Pinned, Pressure, ServerOptions, Store, StoreOptions, now_ms,
 };
+use scalable_tls::PeerDialer;
 
 use super::program::{EXECUTABLE_BYTES_MAX, Executables, Local};
 
@@ -109,6 +110,8 @@ pub struct ObjectOptions {
     pub executables: Option<PathBuf>,
     /// Whether peers on this host are handed memory instead of bytes.
     pub short_cuts: bool,
+    /// Peers are answered and asked over TLS.
+    pub tls: Option<(Arc<rustls::ServerConfig>, PeerDialer)>,
 }
 
 /// See the module.
@@ -131,10 +134,11 @@ impl Objects {
     pub fn start(options: ObjectOptions) -> io::Result<Self> {
         let spill = options.directory.join("objects");
         let store = Store::open(StoreOptions::new(&spill, options.memory_bytes_max))?;
-        let short_cut = options.short_cuts;
-        let serving = ServerOptions { threads: 1, short_cut, ..ServerOptions::new(options.peer_address) };
+        let (short_cut, (serve, dial)) = (options.short_cuts, options.tls.unzip());
+        let serving = ServerOptions { threads: 1, short_cut, tls: serve, ..ServerOptions::new(options.peer_address) };
         let server = PeerServer::start(serving, store.clone())?;
-        let fetching = FetcherOptions { host: options.host, short_cut, ..FetcherOptions::new(store.pool().clone()) };
+        let fetching =
+            FetcherOptions { host: options.host, short_cut, tls: dial, ..FetcherOptions::new(store.pool().clone()) };
         let fetcher = Fetcher::start(fetching)?;
         let programs = Arc::new(Programs {
             local: Local::new(options.executables),

@@ -14,7 +14,7 @@
 //! group NAME:LENGTH [key=value …]       append GROUP COUNT [0<a[1] reads, 0~a[1] follows] [last]       close
 //! release GROUP FIRST COUNT             pause|resume   copied W T   holders T
 //! ok T held=MiB                         fail T lost missing=T@W
-//! explain T     counts GROUP     used W     pool P comp=C starting=N note=WORD
+//! explain T     counts GROUP     used W     pool P comp=C starting=N note=WORD [scaled]     load P
 //! ```
 
 use super::super::{Config, Scheduler};
@@ -98,6 +98,7 @@ impl World {
                 components: vec![value(&words, "comp").unwrap_or("*").to_owned()],
                 capacity: Resources { milli_cpus: 1_000, memory_bytes: u64::MAX, ..Resources::default() },
                 starting: number(&words, "starting", 0) as u32,
+                scaled: words.contains(&"scaled"),
                 note: value(&words, "note").unwrap_or_default().replace('_', " "),
             },
             "start" | "ok" | "fail" => self.event(verb, &words),
@@ -173,6 +174,7 @@ impl World {
                     view.used.milli_cpus, view.executing, view.queued
                 )];
             }
+            "load" => return self.load(words[0]),
             "attempts" => {
                 let task = self.task(words[0]).0;
                 return vec![format!(
@@ -384,6 +386,29 @@ impl World {
             policy,
             resources,
         }
+    }
+
+    /// What the planner is shown of a pool.
+    fn load(&self, pool: &str) -> Vec<String> {
+        let load = self.machine.pool_load(pool);
+        let groups = load.groups.iter().enumerate().map(|(at, group)| {
+            let (queued, slots) = (group.queued, group.slots);
+            let mut line = format!("{at}: {queued} queued, {slots} a worker");
+            if group.soon > 0 {
+                let _ = write!(line, ", {} in {} ms", group.soon, group.soon_in / MILLISECOND);
+            }
+            line
+        });
+        let workers = load.workers.iter().map(|worker| {
+            let running: Vec<u32> = worker.running.iter().map(|running| running.group).collect();
+            let state = match (worker.draining, worker.idle) {
+                (true, _) => "draining",
+                (_, true) => "idle",
+                _ => "busy",
+            };
+            format!("{}: {state}, runs {running:?}, was sent {}, {} B", worker.name, worker.dispatched, worker.only_bytes)
+        });
+        groups.chain(workers).collect()
     }
 
     fn counts(&self, name: &str) -> String {

@@ -2,6 +2,7 @@
 
 mod near;
 mod open;
+mod scaling;
 
 use super::world::check;
 

@@ -426,8 +426,14 @@ impl Sim {
 
     fn say_pool(&mut self) -> Result<(), String> {
         let capacity = Resources { milli_cpus: 4_000, memory_bytes: 4 << 30, gpus: 1, ..Resources::default() };
-        let pool =
-            Input::Pool { pool: "p".to_owned(), components: vec!["*".to_owned()], capacity, starting: 1, note: String::new() };
+        let pool = Input::Pool {
+            pool: "p".to_owned(),
+            components: vec!["*".to_owned()],
+            capacity,
+            starting: 1,
+            scaled: false,
+            note: String::new(),
+        };
         self.feed(pool).map(|_| ())
     }
 

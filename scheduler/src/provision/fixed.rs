@@ -1,5 +1,4 @@
-//! Drives a provider on a thread of its own: plans each pool from what is wanted and what was observed, applies the plan,
-//! and tells the reactor what it sees.
+//! Keeps one pool at its size: replaces what dies, with back-off.
 
 use std::time::{Duration, Instant};
 
@@ -9,33 +8,7 @@ use scalable_proto::v1;
 use scalable_provider::{Observation, Operation, Provider};
 use tokio::sync::{mpsc, oneshot};
 
-/// What the provider says to the reactor.
-#[derive(Clone, Debug)]
-pub enum Seen {
-    /// A worker is dead, and so is everything it had started.
-    Died {
-        /// The name it registered with.
-        worker: String,
-        /// The platform's own words.
-        reason: String,
-    },
-    /// State of a pool.
-    Pool {
-        /// Its name.
-        pool: String,
-        /// Components its workers serve.
-        components: Vec<String>,
-        /// What one worker has.
-        capacity: v1::Resources,
-        /// Workers that exist, registered or not.
-        present: u32,
-        /// Why there are not more, or empty.
-        note: String,
-    },
-}
-
-/// Observations waiting for the reactor.
-const SEEN_MAX: usize = 256;
+use super::{PoolState, Seen, Stop, on_a_thread};
 
 /// A pool of fixed size.
 #[derive(Clone, Debug)]
@@ -50,24 +23,12 @@ pub struct Pool {
     pub workers: u32,
 }
 
-/// Ends the provider: every worker is removed before the answer comes.
-pub type Stop = oneshot::Sender<oneshot::Sender<()>>;
-
 /// Starts the thread that drives `provider`.
 ///
 /// # Errors
 /// When the thread cannot be started.
 pub fn start<P: Provider>(provider: P, pool: Pool) -> std::io::Result<(mpsc::Receiver<Seen>, Stop)> {
-    let (seen, observed) = mpsc::channel(SEEN_MAX);
-    let (stop, stopped) = oneshot::channel();
-    std::thread::Builder::new().name("provision".to_owned()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        match runtime {
-            Ok(runtime) => runtime.block_on(drive(provider, pool, seen, stopped)),
-            Err(error) => tracing::error!(%error, "the provider's thread cannot run"),
-        }
-    })?;
-    Ok((observed, stop))
+    on_a_thread(move |seen, stopped| drive(provider, pool, seen, stopped))
 }
 
 struct Driver {
@@ -143,18 +104,23 @@ impl Driver {
                     if self.observed.deaths_in_row > 1 { format!("workers keep ending: {reason}") } else { String::new() };
                 let _ = self.seen.send(Seen::Died { worker: name, reason }).await;
             }
+            Observation::Waiting { reason, message, .. } => self.note = format!("{reason}: {message}"),
+            Observation::Running { .. } => self.note.clear(),
+            Observation::Leaving { name, reason, .. } => tracing::warn!(worker = %name, %reason, "a worker is being ended"),
+            Observation::Reach { problem } => self.note = problem.unwrap_or_default(),
         }
         self.tell_pool().await;
     }
 
     async fn tell_pool(&self) {
-        let seen = Seen::Pool {
+        let seen = Seen::Pool(PoolState {
             pool: self.pool.name.clone(),
             components: self.pool.components.clone(),
             capacity: self.pool.capacity.clone(),
             present: self.started,
             note: self.note.clone(),
-        };
+            ..PoolState::default()
+        });
         let _ = self.seen.send(seen).await;
     }
 }

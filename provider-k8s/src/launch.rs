@@ -1,0 +1,457 @@
+//! The launcher: one Job that owns everything, then what the scheduler needs, then the wait until it is ready; and all of it away again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Event, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Client, Resource};
+use scalable_provider::launch::LaunchError;
+use scalable_provider::{Boxed, Launcher, ReasonClass};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::access::error_of;
+use crate::failure;
+use crate::forward::Forward;
+use crate::names::{self, CLUSTER_LABEL, ROLE_LABEL, RUN_LABEL};
+use crate::objects::{ALIAS, Launch, SCHEDULER_CONTAINER, TTL_SECONDS};
+use crate::preflight::{Preflight, preflight};
+use crate::settings::Root;
+use crate::status::{self, Phase};
+
+/// How often it is looked whether the scheduler is ready: at first, and later.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+/// How long the first is kept up.
+const LOOK_CLOSELY: Duration = Duration::from_secs(20);
+/// Longest wait for what was deleted to be gone.
+const GONE_MAX: Duration = Duration::from_secs(120);
+/// How long pods have to go by themselves before they are told to hurry.
+const GRACE: Duration = Duration::from_secs(3);
+/// What of the scheduler's log is shown when it does not start, lines.
+const LOG_LINES: i64 = 20;
+/// Longest silence of the API during a wait.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// What is told while a scheduler is brought up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// What is being done.
+    Doing(String),
+    /// What is waited for, in Kubernetes' words.
+    Waiting {
+        /// The short word.
+        reason: String,
+        /// The words.
+        message: String,
+    },
+}
+
+/// A run in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Where.
+    pub namespace: String,
+    /// The Job that owns everything of it.
+    pub root: Root,
+    /// Id of its cluster, as the label has it.
+    pub cluster_id: String,
+    /// Its name, as the label has it.
+    pub run: String,
+    /// When it was made, RFC 3339.
+    pub created_at: String,
+    /// Its scheduler runs or starts; else how the Job ended.
+    pub ended: Option<String>,
+}
+
+/// A scheduler in a pod.
+pub struct Scheduler {
+    /// The run it is for.
+    pub run: Run,
+    /// Its pod.
+    pub pod: String,
+    client: Client,
+}
+
+/// What brings a scheduler up in a namespace.
+#[derive(Clone)]
+pub struct KubernetesLauncher {
+    /// What asks the API.
+    pub client: Client,
+    /// What is to be brought up.
+    pub launch: Launch,
+}
+
+impl Launcher for KubernetesLauncher {
+    type Error = LaunchError;
+    type Scheduler = Scheduler;
+
+    fn preflight(&self) -> Boxed<'_, Result<(), LaunchError>> {
+        Box::pin(async move { self.check().await.map(drop) })
+    }
+
+    fn start(&self) -> Boxed<'_, Result<Scheduler, LaunchError>> {
+        Box::pin(async move { self.start_telling(&mut |_| {}).await })
+    }
+
+    fn destroy(&self, scheduler: Scheduler) -> Boxed<'_, Result<(), LaunchError>> {
+        Box::pin(async move { destroy(&self.client, &scheduler.run).await })
+    }
+}
+
+impl KubernetesLauncher {
+    /// Checks everything that can be checked; what stands in the way only now is part of the answer.
+    ///
+    /// # Errors
+    /// What will never work, and what to do about it.
+    pub async fn check(&self) -> Result<Preflight, LaunchError> {
+        preflight(&self.client, &self.launch).await
+    }
+
+    /// Creates everything and waits until the scheduler is ready, telling what it waits for. What was created is deleted when it does not
+    /// start; when this program ends meanwhile, the Job's deadline and its time to live do the same.
+    ///
+    /// # Errors
+    /// Why it did not start, in Kubernetes' words.
+    pub async fn start_telling(&self, tell: &mut (dyn FnMut(Progress) + Send)) -> Result<Scheduler, LaunchError> {
+        let launch = &self.launch;
+        let name = launch.name();
+        tell(Progress::Doing(format!("creating job {name} in namespace {}", launch.namespace)));
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &launch.namespace);
+        let job = jobs.create(&PostParams::default(), &launch.job()).await.map_err(|error| match failure::code(&error) {
+            409 => error_of(
+                format!("a run named `{}` exists already in namespace `{}`", launch.run, launch.namespace),
+                "attach to it, take it down, or give this one another --name",
+            ),
+            _ => refused(&format!("create job {name}"), &error),
+        })?;
+        let run = run_of(&job).ok_or_else(|| error_of(format!("job {name} was created without an id"), ""))?;
+        let started = match self.create_rest(&run.root).await {
+            Ok(()) => self.wait_ready(run.clone(), tell).await,
+            Err(error) => Err(error),
+        };
+        if let Err(failed) = started {
+            tell(Progress::Doing(format!("taking job {name} down")));
+            return Err(match destroy(&self.client, &run).await {
+                Ok(()) => failed,
+                Err(left) => {
+                    LaunchError { message: format!("{}\n{}", failed.message, left.message), help: failed.help.or(left.help) }
+                }
+            });
+        }
+        started
+    }
+
+    /// Everything but the Job, what its pod waits for first.
+    async fn create_rest(&self, root: &Root) -> Result<(), LaunchError> {
+        let launch = &self.launch;
+        if let Some((account, role, binding)) = launch.account(root) {
+            self.create("service account", &account).await?;
+            self.create("role", &role).await?;
+            self.create("role binding", &binding).await?;
+        }
+        let service = self.create("service", &launch.service(&launch.name(), root)).await?;
+        let ip = service.spec.and_then(|spec| spec.cluster_ip).filter(|ip| !ip.is_empty() && ip != "None");
+        let settings = launch.settings(root, ip.as_deref());
+        self.create("secret", &launch.scheduler_secret(root, &settings)).await?;
+        self.create("secret", &launch.worker_secret(root)).await?;
+        let services: Api<Service> = Api::namespaced(self.client.clone(), &launch.namespace);
+        match services.create(&PostParams::default(), &launch.service(ALIAS, root)).await {
+            // Another run has it.
+            Err(error) if failure::code(&error) == 409 => Ok(()),
+            Err(error) => Err(refused(&format!("create service {ALIAS}"), &error)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn create<K>(&self, what: &str, object: &K) -> Result<K, LaunchError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.launch.namespace);
+        let name = object.meta().name.clone().unwrap_or_default();
+        api.create(&PostParams::default(), object).await.map_err(|error| refused(&format!("create {what} {name}"), &error))
+    }
+
+    async fn wait_ready(&self, run: Run, tell: &mut (dyn FnMut(Progress) + Send)) -> Result<Scheduler, LaunchError> {
+        let begun = Instant::now();
+        let mut answered = Instant::now();
+        let mut told = None;
+        tell(Progress::Doing("waiting for the scheduler".to_owned()));
+        loop {
+            match look(&self.client, &run).await {
+                Ok(Seen::Ready(pod)) => return Ok(Scheduler { run, pod, client: self.client.clone() }),
+                Ok(Seen::Over(message)) => {
+                    return Err(error_of(message, "see what Kubernetes says of the image, the namespace and its nodes"));
+                }
+                Ok(Seen::Waiting(waiting)) => {
+                    answered = Instant::now();
+                    if waiting.is_some() && told != waiting {
+                        told.clone_from(&waiting);
+                        tell(Progress::Waiting {
+                            reason: waiting.as_ref().map(|(reason, _)| reason.clone()).unwrap_or_default(),
+                            message: waiting.map(|(_, message)| message).unwrap_or_default(),
+                        });
+                    }
+                }
+                Err(error) if answered.elapsed() > SILENCE_MAX => {
+                    return Err(error_of(format!("the Kubernetes API does not answer: {}", failure::chain(&error)), ""));
+                }
+                Err(_) => {}
+            }
+            if begun.elapsed() > Duration::from_millis(self.launch.options.start_deadline_ms) + GRACE {
+                let waited = told.map_or_else(String::new, |(reason, message)| format!(": {reason}: {message}"));
+                let seconds = self.launch.options.start_deadline_ms / 1000;
+                return Err(error_of(format!("the scheduler was not ready within {seconds} s{waited}"), ""));
+            }
+            let pause = if begun.elapsed() < LOOK_CLOSELY { LOOK_EVERY.0 } else { LOOK_EVERY.1 };
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+impl Scheduler {
+    /// A port of the scheduler on this machine; `local` 0 is any that is free.
+    ///
+    /// # Errors
+    /// When nothing can be listened on.
+    pub async fn forward(&self, port: u16, local: u16) -> std::io::Result<Forward> {
+        Forward::open(&self.client, &self.run.namespace, &self.pod, port, local).await
+    }
+
+    /// How the scheduler is, when it is not known otherwise: `None` while it is up, else how it ended, in Kubernetes' words.
+    ///
+    /// # Errors
+    /// When the API does not answer.
+    pub async fn ended(&self) -> Result<Option<String>, LaunchError> {
+        match look(&self.client, &self.run).await {
+            Ok(Seen::Over(message)) => Ok(Some(message)),
+            Ok(_) => Ok(None),
+            Err(error) => Err(refused("look at the scheduler", &error)),
+        }
+    }
+
+    /// The files of the scheduler's Secret, for whoever may read it.
+    ///
+    /// # Errors
+    /// When it may not be read, or is gone.
+    pub async fn credentials(&self) -> Result<BTreeMap<String, Vec<u8>>, LaunchError> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.run.namespace);
+        let name = &self.run.root.name;
+        let secret = secrets.get(name).await.map_err(|error| refused(&format!("read secret {name}"), &error))?;
+        Ok(secret.data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, bytes.0)).collect())
+    }
+}
+
+/// How a scheduler is on its way.
+enum Seen {
+    Ready(String),
+    Waiting(Option<(String, String)>),
+    Over(String),
+}
+
+async fn look(client: &Client, run: &Run) -> Result<Seen, kube::Error> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &run.namespace);
+    let selector = format!("{CLUSTER_LABEL}={},{ROLE_LABEL}=scheduler", run.cluster_id);
+    let found = pods.list(&ListParams::default().labels(&selector)).await?;
+    let pod = found.items.into_iter().max_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0));
+    if let Some(pod) = &pod {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let ready = conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        match status::phase(pod, SCHEDULER_CONTAINER) {
+            _ if pod.metadata.deletion_timestamp.is_some() => {}
+            Phase::Ended(death) => {
+                return Ok(Seen::Over(format!(
+                    "the scheduler's pod {name} is over: {}{}",
+                    death.reason,
+                    log_tail(&pods, &name).await
+                )));
+            }
+            Phase::Running if ready => return Ok(Seen::Ready(name)),
+            Phase::Running => {
+                return Ok(Seen::Waiting(Some(("NotReady".to_owned(), format!("pod {name} does not answer its probe yet")))));
+            }
+            Phase::Starting(Some(wait)) if wait.class == ReasonClass::Never => {
+                return Ok(Seen::Over(format!("the scheduler's pod {name} cannot start: {}: {}", wait.reason, wait.message)));
+            }
+            Phase::Starting(Some(wait)) => return Ok(Seen::Waiting(Some((wait.reason, wait.message)))),
+            Phase::Starting(None) => {
+                let uid = pod.metadata.uid.clone().unwrap_or_default();
+                return Ok(Seen::Waiting(newest_warning(client, &run.namespace, &uid).await));
+            }
+        }
+    }
+    let jobs: Api<Job> = Api::namespaced(client.clone(), &run.namespace);
+    let Some(job) = jobs.get_opt(&run.root.name).await?.filter(|job| job.metadata.uid.as_ref() == Some(&run.root.uid)) else {
+        return Ok(Seen::Over(format!("job {} was deleted", run.root.name)));
+    };
+    match job_end(&job) {
+        Some(end) => Ok(Seen::Over(format!("job {} ended: {end}", run.root.name))),
+        None => Ok(Seen::Waiting(newest_warning(client, &run.namespace, &run.root.uid).await)),
+    }
+}
+
+/// How a Job ended, in Kubernetes' words.
+fn job_end(job: &Job) -> Option<String> {
+    let conditions = job.status.as_ref()?.conditions.iter().flatten();
+    let over = conditions.into_iter().find(|c| c.status == "True" && matches!(c.type_.as_str(), "Failed" | "Complete"))?;
+    let words = [over.reason.as_deref(), over.message.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(": ");
+    Some(if words.is_empty() { over.type_.clone() } else { format!("{}: {words}", over.type_) })
+}
+
+async fn newest_warning(client: &Client, namespace: &str, uid: &str) -> Option<(String, String)> {
+    let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let selector = format!("involvedObject.uid={uid},type=Warning");
+    let found = events.list(&ListParams::default().fields(&selector).limit(50)).await.ok()?;
+    let newest = found.items.into_iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
+    Some((newest.reason.unwrap_or_default(), newest.message.unwrap_or_default()))
+}
+
+async fn log_tail(pods: &Api<Pod>, name: &str) -> String {
+    let parameters = LogParams {
+        container: Some(SCHEDULER_CONTAINER.to_owned()),
+        tail_lines: Some(LOG_LINES),
+        limit_bytes: Some(4000),
+        ..LogParams::default()
+    };
+    match tokio::time::timeout(Duration::from_secs(5), pods.logs(name, &parameters)).await {
+        Ok(Ok(text)) if !text.trim().is_empty() => format!("\n{}", text.trim_end()),
+        _ => String::new(),
+    }
+}
+
+fn refused(doing: &str, error: &kube::Error) -> LaunchError {
+    error_of(failure::classify(doing, error).message, "")
+}
+
+/// A Job as a run; nothing for one that is not ours.
+fn run_of(job: &Job) -> Option<Run> {
+    let labels = job.metadata.labels.as_ref()?;
+    Some(Run {
+        namespace: job.metadata.namespace.clone()?,
+        root: Root { name: job.metadata.name.clone()?, uid: job.metadata.uid.clone()? },
+        cluster_id: labels.get(CLUSTER_LABEL)?.clone(),
+        run: labels.get(RUN_LABEL)?.clone(),
+        created_at: job.metadata.creation_timestamp.as_ref().map(|time| time.0.to_string()).unwrap_or_default(),
+        ended: job_end(job),
+    })
+}
+
+/// The runs of a namespace, oldest first.
+///
+/// # Errors
+/// When the Jobs may not be listed.
+pub async fn list(client: &Client, namespace: &str) -> Result<Vec<Run>, LaunchError> {
+    let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
+    let selector = format!("{CLUSTER_LABEL},{ROLE_LABEL}=scheduler");
+    let found = jobs.list(&ListParams::default().labels(&selector)).await;
+    let found = found.map_err(|error| refused(&format!("list the runs of namespace {namespace}"), &error))?;
+    let mut runs: Vec<Run> = found.items.iter().filter_map(run_of).collect();
+    runs.sort_by(|one, other| one.created_at.cmp(&other.created_at));
+    Ok(runs)
+}
+
+/// The scheduler of a run that is there already.
+///
+/// # Errors
+/// When there is no such run, or its scheduler is not up; then how it ended.
+pub async fn attach(client: &Client, namespace: &str, run: &str) -> Result<Scheduler, LaunchError> {
+    let label = names::label_value(run);
+    let found = list(client, namespace).await?.into_iter().rfind(|known| known.run == label);
+    let Some(run) = found else {
+        return Err(error_of(
+            format!("there is no run `{run}` in namespace `{namespace}`"),
+            &format!("one that has ended is kept for {} minutes", TTL_SECONDS / 60),
+        ));
+    };
+    match look(client, &run).await.map_err(|error| refused("look at the scheduler", &error))? {
+        Seen::Ready(pod) => Ok(Scheduler { run, pod, client: client.clone() }),
+        Seen::Over(message) => Err(error_of(message, "")),
+        Seen::Waiting(waiting) => {
+            let words = waiting.map_or_else(String::new, |(reason, message)| format!(": {reason}: {message}"));
+            Err(error_of(format!("the scheduler of run `{}` is not up{words}", run.run), "try again in a moment"))
+        }
+    }
+}
+
+/// Deletes a run's Job and with it everything that it owns, and waits until nothing of it is left. Pods that do not go by themselves are
+/// told to hurry: whoever wants a worker's work has let it finish before.
+///
+/// # Errors
+/// What is left.
+pub async fn destroy(client: &Client, run: &Run) -> Result<(), LaunchError> {
+    let jobs: Api<Job> = Api::namespaced(client.clone(), &run.namespace);
+    let begun = Instant::now();
+    loop {
+        match jobs.delete(&run.root.name, &DeleteParams::background()).await {
+            Ok(_) => break,
+            Err(error) if failure::code(&error) == 404 => break,
+            Err(error) if failure::code(&error) == 403 || begun.elapsed() > GONE_MAX => {
+                return Err(refused(&format!("delete job {}", run.root.name), &error));
+            }
+            Err(_) => tokio::time::sleep(LOOK_EVERY.1).await,
+        }
+    }
+    let mut hurried = Vec::new();
+    loop {
+        let left = left(client, run).await;
+        match left {
+            Ok(left) if left.is_empty() => return Ok(()),
+            Ok(left) if begun.elapsed() > GONE_MAX => {
+                let message = format!("not gone after {} s: {}", GONE_MAX.as_secs(), left.join(", "));
+                return Err(error_of(message, "a pod on a node that is not reached goes when the node is back or removed"));
+            }
+            Err(error) if begun.elapsed() > GONE_MAX => return Err(refused("see what is left", &error)),
+            _ => {}
+        }
+        if begun.elapsed() > GRACE {
+            hurry(client, run, &mut hurried).await;
+        }
+        tokio::time::sleep(LOOK_EVERY.0).await;
+    }
+}
+
+/// Everything that carries the run's label, in words.
+///
+/// # Errors
+/// When something may not be listed.
+pub async fn left(client: &Client, run: &Run) -> Result<Vec<String>, kube::Error> {
+    let mut left = named::<Pod>(client, run, "pod").await?;
+    left.extend(named::<Job>(client, run, "job").await?);
+    left.extend(named::<Service>(client, run, "service").await?);
+    left.extend(named::<Secret>(client, run, "secret").await?);
+    // Without the right to list them they were not made here.
+    left.extend(named::<ServiceAccount>(client, run, "service account").await.unwrap_or_default());
+    left.extend(named::<RoleBinding>(client, run, "role binding").await.unwrap_or_default());
+    left.extend(named::<Role>(client, run, "role").await.unwrap_or_default());
+    Ok(left)
+}
+
+async fn named<K>(client: &Client, run: &Run, what: &str) -> Result<Vec<String>, kube::Error>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), &run.namespace);
+    let found = api.list_metadata(&ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", run.cluster_id))).await?;
+    Ok(found.items.into_iter().map(|object| format!("{what} {}", object.metadata.name.unwrap_or_default())).collect())
+}
+
+/// Gives the pods that are left a second.
+async fn hurry(client: &Client, run: &Run, hurried: &mut Vec<String>) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &run.namespace);
+    let selector = format!("{CLUSTER_LABEL}={}", run.cluster_id);
+    let Ok(found) = pods.list_metadata(&ListParams::default().labels(&selector)).await else { return };
+    for pod in found.items {
+        let (Some(name), Some(uid)) = (pod.metadata.name, pod.metadata.uid) else { continue };
+        if hurried.contains(&uid) {
+            continue;
+        }
+        if pods.delete(&name, &DeleteParams::default().grace_period(1)).await.is_ok() {
+            hurried.push(uid);
+        }
+    }
+}
