@@ -46,7 +46,9 @@ impl Endpoint {
         let transport =
             TransportEndpoint::from_shared(address_full.clone()).map_err(|error| bad_address(transport_reason(&error)))?;
         if transport.uri().scheme_str() != Some("http") {
-            return Err(bad_address("only http is spoken to a scheduler on this machine; beyond it a connection file is needed".to_owned()));
+            return Err(bad_address(
+                "only http is spoken to a scheduler on this machine; beyond it a connection file is needed".to_owned(),
+            ));
         }
         if transport.uri().port().is_none() {
             return Err(bad_address("it has no port".to_owned()));

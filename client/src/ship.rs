@@ -20,8 +20,7 @@ pub(crate) async fn ship(client: &Client, program: &v1::Executable) -> Result<()
     }
     let address = client.endpoint().store_address(&reply.address).to_owned();
     let failed = |why: &dyn std::fmt::Display| {
-        let message =
-            format!("the program {} could not be brought to the scheduler's store at {address}: {why}", program.path);
+        let message = format!("the program {} could not be brought to the scheduler's store at {address}: {why}", program.path);
         refused(
             "PROGRAM_NOT_SHIPPED",
             message,
@@ -35,8 +34,5 @@ pub(crate) async fn ship(client: &Client, program: &v1::Executable) -> Result<()
     let file = File::open(&program.path).map_err(|error| failed(&error))?;
     let content = Content::from_file(file, program.size).map_err(|error| failed(&error))?;
     let fetcher = Fetcher::start(client.endpoint().fetcher_options(SegmentPool::new(0))).map_err(|error| failed(&error))?;
-    fetcher
-        .upload(UploadRequest { address: address.clone(), content, digest, capability })
-        .await
-        .map_err(|error| failed(&error))
+    fetcher.upload(UploadRequest { address: address.clone(), content, digest, capability }).await.map_err(|error| failed(&error))
 }

@@ -19,10 +19,8 @@ fn every_code_has_a_line() {
     let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let directories = [crate_root.join("src"), crate_root.join("src/kubernetes")];
     let sources = directories.iter().flat_map(|directory| std::fs::read_dir(directory).unwrap()).map(|file| file.unwrap().path());
-    let used: BTreeSet<String> = sources
-        .filter(|path| path.is_file())
-        .flat_map(|path| codes(&std::fs::read_to_string(path).unwrap(), '"'))
-        .collect();
+    let used: BTreeSet<String> =
+        sources.filter(|path| path.is_file()).flat_map(|path| codes(&std::fs::read_to_string(path).unwrap(), '"')).collect();
     let reference = std::fs::read_to_string(crate_root.join("../docs/manifest.md")).unwrap();
     let mut documented = codes(&reference, '`');
     // The original's, named to say that it is gone.

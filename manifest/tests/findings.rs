@@ -284,7 +284,9 @@ fn targets() {
     // What is above the target's limits is cut to them, and said.
     let clipped = "image: i, resources: {requests: {cpu: 4, memory: 8G}}, limits: {cpus: 2, memory: 16G}";
     let finding = "W_CLIPPED targets.t.resources";
-    assert!(places(&Case::new(&target(&format!("provider: kubernetes, {clipped}"))).findings()).iter().any(|p| p.ends_with(finding)));
+    assert!(
+        places(&Case::new(&target(&format!("provider: kubernetes, {clipped}"))).findings()).iter().any(|p| p.ends_with(finding))
+    );
     check(
         &target("provider: kubernetes, image: i, walltime: 1h"),
         &["4:39 W_NO_EFFECT targets.t.walltime", "4:6 W_PROVIDER_UNAVAILABLE targets.t.provider"],

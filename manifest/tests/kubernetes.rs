@@ -43,7 +43,8 @@ fn resources_are_normalised_and_counted() {
     let target = case.manifest().target;
     let made = target.kubernetes.unwrap().resources;
     assert_eq!(json!(made.requests), json!({"cpu": "500m", "memory": "500M"}));
-    let limits = json!({"cpu": "2", "memory": "16Gi", "nvidia.com/gpu": "2", "example.com/fpga": "3", "ephemeral-storage": "1Gi"});
+    let limits =
+        json!({"cpu": "2", "memory": "16Gi", "nvidia.com/gpu": "2", "example.com/fpga": "3", "ephemeral-storage": "1Gi"});
     assert_eq!(json!(made.limits), limits);
     assert_eq!((target.worker.milli_cpus, target.worker.memory_bytes, target.worker.gpus), (Some(2_000), Some(16 << 30), 2));
     assert_eq!(target.worker.custom["fpga"], 3);
@@ -51,7 +52,9 @@ fn resources_are_normalised_and_counted() {
 
 #[test]
 fn environment_in_both_spellings() {
-    let mapping = options("env: {A: yes, B: 3, C: {secretKeyRef: {name: s, key: k}}, D: {valueFrom: {fieldRef: {fieldPath: metadata.name}}}}");
+    let mapping = options(
+        "env: {A: yes, B: 3, C: {secretKeyRef: {name: s, key: k}}, D: {valueFrom: {fieldRef: {fieldPath: metadata.name}}}}",
+    );
     let list = options(
         "env:\n- {name: A, value: yes}\n- {name: B, value: 3}\n- {name: C, valueFrom: {secretKeyRef: {name: s, key: k}}}\n- {name: D, valueFrom: {fieldRef: {fieldPath: metadata.name}}}",
     );
@@ -65,7 +68,9 @@ fn environment_in_both_spellings() {
         ]
     );
     assert_eq!(mapping.env, list.env);
-    let made = options("env_from: [{secretRef: {name: s}, prefix: P_}]\ntolerations: [{key: gpu, value: true, effect: NoSchedule, tolerationSeconds: 5}]");
+    let made = options(
+        "env_from: [{secretRef: {name: s}, prefix: P_}]\ntolerations: [{key: gpu, value: true, effect: NoSchedule, tolerationSeconds: 5}]",
+    );
     assert_eq!(made.env_from, [json!({"secretRef": {"name": "s"}, "prefix": "P_"})]);
     assert_eq!(made.tolerations, [json!({"key": "gpu", "value": "true", "effect": "NoSchedule", "tolerationSeconds": 5})]);
 }

@@ -136,7 +136,8 @@ async fn nodes(client: &Client, launch: &Launch, found: &mut Preflight) -> Resul
     let Ok(nodes) = nodes.list(&ListParams::default()).await else { return Ok(()) };
     let allocatable = nodes.items.into_iter().filter_map(|node| node.status?.allocatable).collect::<Vec<_>>();
     let largest = |key: &str| {
-        let amounts = allocatable.iter().filter_map(|amounts| Some((quantity(&amounts.get(key)?.0)?, amounts.get(key)?.0.clone())));
+        let amounts =
+            allocatable.iter().filter_map(|amounts| Some((quantity(&amounts.get(key)?.0)?, amounts.get(key)?.0.clone())));
         amounts.max_by_key(|(amount, _)| *amount)
     };
     for pool in &launch.pools {

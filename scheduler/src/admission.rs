@@ -99,7 +99,8 @@ impl Admission for AdmissionFile {
             return Err(NotAdmitted::NotYet("the scheduler cannot read which workers are admitted".to_owned()));
         }
         // The last line of a name counts.
-        let line = text.lines().rev().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|parts| parts.first() == Some(&name));
+        let line =
+            text.lines().rev().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|parts| parts.first() == Some(&name));
         match line.as_deref() {
             None => Err(NotAdmitted::NotYet(format!("no worker `{name}` is admitted yet"))),
             Some([_, known, "*"]) => judge(name, uid, None, known, None),

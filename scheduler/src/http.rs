@@ -93,10 +93,8 @@ pub fn router(snapshots: Reader, gate: Gate, door: Door, site: Site) -> Router {
     let monitoring = MonitoringServiceServer::new(Monitoring(pages.snapshots.clone()));
     let grpc = tonic::service::Routes::new(monitoring).into_axum_router();
     let grpc = grpc.layer(middleware::from_fn_with_state(pages.clone(), may_monitor));
-    let mut guarded = Router::new()
-        .route("/", get(front_page))
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/link", post(make_link));
+    let mut guarded =
+        Router::new().route("/", get(front_page)).route("/api/v1/status", get(status)).route("/api/v1/link", post(make_link));
     let mut anybody =
         Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(async || "ok\n")).route("/login", get(login));
     if open {
@@ -105,11 +103,7 @@ pub fn router(snapshots: Reader, gate: Gate, door: Door, site: Site) -> Router {
         guarded = guarded.route("/metrics", get(metrics));
     }
     let guarded = guarded.layer(middleware::from_fn_with_state(pages.clone(), may_read));
-    anybody
-        .merge(guarded)
-        .with_state(pages.clone())
-        .merge(grpc)
-        .layer(middleware::from_fn_with_state(pages, same_origin))
+    anybody.merge(guarded).with_state(pages.clone()).merge(grpc).layer(middleware::from_fn_with_state(pages, same_origin))
 }
 
 /// Refuses requests that a browser was made to send by another site, or to another name (DNS rebinding).
@@ -118,7 +112,10 @@ async fn same_origin(State(pages): State<Pages>, request: Request, next: Next) -
     let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
     let host = header_text(headers, header::HOST).map(str::to_owned).or(authority).unwrap_or_default();
     if !pages.site.answers_to(&host) {
-        return refuse(StatusCode::MISDIRECTED_REQUEST, "this server answers only to localhost, its address and its names (--http-name)");
+        return refuse(
+            StatusCode::MISDIRECTED_REQUEST,
+            "this server answers only to localhost, its address and its names (--http-name)",
+        );
     }
     // A page may ask whom it came from; what stands between may have ended TLS.
     let own = |origin: &str| origin.strip_prefix("http://").or(origin.strip_prefix("https://")) == Some(host.as_str());

@@ -90,14 +90,19 @@ impl Options {
     /// Which option, and what to do.
     pub fn check(&self) -> Result<(), String> {
         if !self.http.ip().is_loopback() {
-            return Err(format!("--http {}: plain HTTP is served on loopback only; beyond it is --https, with --credentials", self.http));
+            return Err(format!(
+                "--http {}: plain HTTP is served on loopback only; beyond it is --https, with --credentials",
+                self.http
+            ));
         }
         if let Some(https) = self.https
             && https.ip().is_unspecified()
             && https.port() == self.http.port()
             && https.port() != 0
         {
-            return Err(format!("--https {https}: name the address of this machine or pod, since --http holds that port of loopback"));
+            return Err(format!(
+                "--https {https}: name the address of this machine or pod, since --http holds that port of loopback"
+            ));
         }
         let beyond = [("--listen", Some(self.listen)), ("--store", self.store)];
         if self.credentials.is_none() {
@@ -110,7 +115,9 @@ impl Options {
                 }
             }
         } else if self.local_workers.is_some() {
-            return Err("--local-workers goes without --credentials: workers of this machine show the token of --token-file".to_owned());
+            return Err(
+                "--local-workers goes without --credentials: workers of this machine show the token of --token-file".to_owned()
+            );
         }
         let store = self.store_at();
         if store.ip().is_unspecified() && self.advertise_store.is_none() {

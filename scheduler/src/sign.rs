@@ -47,7 +47,10 @@ impl v1::certificate_service_server::CertificateService for Services {
         let live = self.call(move |reactor| Ok(reactor.has_live_worker(&name))).await?.into_inner();
         match caller.as_ref().and_then(Caller::worker) {
             Some(known) if **known != worker => {
-                return Err(Status::permission_denied(format!("this certificate is of worker `{}`: it renews no other", known.name())));
+                return Err(Status::permission_denied(format!(
+                    "this certificate is of worker `{}`: it renews no other",
+                    known.name()
+                )));
             }
             Some(_) if live => {
                 let signed = tokio::task::spawn_blocking(move || signer.sign(&worker, &asked.request)).await;
@@ -55,10 +58,15 @@ impl v1::certificate_service_server::CertificateService for Services {
             }
             Some(_) => {
                 let name = worker.name();
-                return Err(Status::failed_precondition(format!("no session of worker `{name}` is live: it begins with its token")));
+                return Err(Status::failed_precondition(format!(
+                    "no session of worker `{name}` is live: it begins with its token"
+                )));
             }
             None if live => {
-                return Err(Status::unavailable(format!("a session of worker `{}` is live: it renews with its certificate", worker.name())));
+                return Err(Status::unavailable(format!(
+                    "a session of worker `{}` is live: it renews with its certificate",
+                    worker.name()
+                )));
             }
             None => {}
         }

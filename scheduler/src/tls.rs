@@ -143,9 +143,9 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, cluster_id: Arc<st
         };
         let (acceptor, cluster_id, done) = (acceptor.clone(), cluster_id.clone(), done.clone());
         tokio::spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE_MAX, shake(acceptor, tcp)).await.unwrap_or_else(|_| {
-                Err(io::Error::new(io::ErrorKind::TimedOut, "its handshake took too long"))
-            });
+            let shaken = tokio::time::timeout(HANDSHAKE_MAX, shake(acceptor, tcp))
+                .await
+                .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "its handshake took too long")));
             match shaken {
                 Ok(stream) => {
                     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);

@@ -150,10 +150,8 @@ impl Authority {
 
     fn worker_params(&self, identity: &WorkerIdentity, validity: Validity) -> Result<CertificateParams, TlsError> {
         let mut params = params("scalable-worker", validity);
-        params.subject_alt_names = vec![
-            SanType::DnsName(text(&workers_name(&self.cluster_id))?),
-            SanType::URI(text(&identity.uri(&self.cluster_id))?),
-        ];
+        params.subject_alt_names =
+            vec![SanType::DnsName(text(&workers_name(&self.cluster_id))?), SanType::URI(text(&identity.uri(&self.cluster_id))?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         Ok(params)
     }

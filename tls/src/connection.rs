@@ -41,9 +41,8 @@ impl Connection {
         let text = read_private(path)?;
         // The parser's words would show what it read: a secret.
         let parsed: Result<Connection, serde_json::Error> = serde_json::from_str(&text);
-        let connection = parsed.map_err(|error| {
-            failed(path, format!("is no connection file (line {}, column {})", error.line(), error.column()))
-        })?;
+        let connection = parsed
+            .map_err(|error| failed(path, format!("is no connection file (line {}, column {})", error.line(), error.column())))?;
         connection.check().map_err(|error| failed(path, error))?;
         Ok(connection)
     }

@@ -129,8 +129,8 @@ impl SchedulerCredentials {
     pub fn read(directory: &Path) -> Result<SchedulerCredentials, TlsError> {
         let (cluster_id, certificate) = read_cluster(directory)?;
         let key = read_private(&directory.join(file::CA_KEY))?;
-        let authority = Authority::from_pem(&cluster_id, &certificate, &key)
-            .map_err(|error| failed(&directory.join(file::CA_KEY), error))?;
+        let authority =
+            Authority::from_pem(&cluster_id, &certificate, &key).map_err(|error| failed(&directory.join(file::CA_KEY), error))?;
         let optional = |name: &str| {
             let path = directory.join(name);
             if path.exists() { token(&path).map(Some) } else { Ok(None) }

@@ -83,8 +83,7 @@ impl Trust {
     /// # Errors
     /// When rustls refuses what it was given.
     pub fn to_scheduler(&self, own: Option<&Certificate>) -> Result<Arc<ClientConfig>, TlsError> {
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(self.roots.clone(), provider()).build().map_err(unusable)?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(self.roots.clone(), provider()).build().map_err(unusable)?;
         let mut config = client_config(verifier, own)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Arc::new(config))

@@ -102,7 +102,8 @@ impl Catalog {
     pub fn new() -> Self {
         let of_agent = Options::variables();
         let passed = |name: &OsString| !of_agent.iter().any(|own| **own == *name);
-        let environment = std::env::vars_os().filter(|(name, _)| passed(name)).filter_map(|(name, value)| entry(name, value)).collect();
+        let environment =
+            std::env::vars_os().filter(|(name, _)| passed(name)).filter_map(|(name, value)| entry(name, value)).collect();
         Catalog {
             runs: FxHashMap::default(),
             groups: FxHashMap::default(),

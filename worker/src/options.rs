@@ -138,7 +138,9 @@ impl Options {
             None if https => return Err(format!("--address {}: https needs --credentials DIR", self.address)),
             None if !self.peer_address.ip().is_loopback() => {
                 let address = self.peer_address;
-                return Err(format!("--peer-address {address} is beyond loopback, where nothing is served without --credentials DIR"));
+                return Err(format!(
+                    "--peer-address {address} is beyond loopback, where nothing is served without --credentials DIR"
+                ));
             }
             Some(_) if !https => {
                 return Err(format!("--address {}: with --credentials it begins with https://", self.address));

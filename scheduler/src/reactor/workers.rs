@@ -125,7 +125,8 @@ impl Reactor {
             }
         };
         let wanted = SessionId(hello.session);
-        let resumed = hello.epoch == self.identity.epoch && self.workers.get(&wanted).is_some_and(|session| !session.closed && *session.name == *frame.name);
+        let resumed = hello.epoch == self.identity.epoch
+            && self.workers.get(&wanted).is_some_and(|session| !session.closed && *session.name == *frame.name);
         let session = if resumed {
             wanted
         } else {

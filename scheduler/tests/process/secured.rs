@@ -12,7 +12,9 @@ use prost::Message;
 use scalable_proto::v1;
 use scalable_proto::v1::certificate_service_client::CertificateServiceClient;
 use scalable_proto::v1::worker_service_client::WorkerServiceClient;
-use scalable_tls::{Authority, Certificate, Connector, KeyRequest, NewCluster, Trust, Validity, WorkerIdentity, file, write_private};
+use scalable_tls::{
+    Authority, Certificate, Connector, KeyRequest, NewCluster, Trust, Validity, WorkerIdentity, file, write_private,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -212,9 +214,10 @@ async fn every_call_refuses_whom_it_should() {
             let failed = client.ready().await.is_err() || {
                 let codec = tonic_prost::ProstCodec::<(), ()>::default();
                 let path = PathAndQuery::from_static("/scalable.v1.WorkerService/Control");
-                client.streaming(with_token(tokio_stream::once(()), None), path, codec).await.is_err_and(|status| {
-                    !matches!(status.code(), Code::InvalidArgument | Code::Ok)
-                })
+                client
+                    .streaming(with_token(tokio_stream::once(()), None), path, codec)
+                    .await
+                    .is_err_and(|status| !matches!(status.code(), Code::InvalidArgument | Code::Ok))
             };
             assert!(failed);
         }

@@ -141,7 +141,11 @@ fn a_worker_renews_its_certificate_while_its_tasks_go_on() {
     until("two renewals, by which the first has expired", || (signed() >= 3).then_some(()));
     assert_eq!(worker.stderr().matches("registered").count(), 1, "its session went on: {}", worker.stderr());
     assert!(!worker.stderr().contains("connection to the scheduler closed"), "{}", worker.stderr());
-    assert_eq!(cluster.drive(&sandbox, &["results"]), ["3 5 6 75", "999000", "true"], "new connections are made with new certificates");
+    assert_eq!(
+        cluster.drive(&sandbox, &["results"]),
+        ["3 5 6 75", "999000", "true"],
+        "new connections are made with new certificates"
+    );
     cluster.end(vec![worker]);
     sandbox.nothing_is_left();
 }

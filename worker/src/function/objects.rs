@@ -137,8 +137,7 @@ impl Objects {
         let (short_cut, (serve, dial)) = (options.short_cuts, options.tls.unzip());
         let serving = ServerOptions { threads: 1, short_cut, tls: serve, ..ServerOptions::new(options.peer_address) };
         let server = PeerServer::start(serving, store.clone())?;
-        let fetching =
-            FetcherOptions { host: options.host, short_cut, tls: dial, ..FetcherOptions::new(store.pool().clone()) };
+        let fetching = FetcherOptions { host: options.host, short_cut, tls: dial, ..FetcherOptions::new(store.pool().clone()) };
         let fetcher = Fetcher::start(fetching)?;
         let programs = Arc::new(Programs {
             local: Local::new(options.executables),
