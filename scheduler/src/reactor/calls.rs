@@ -110,7 +110,7 @@ impl Reactor {
                 pid: session.map_or(0, |session| session.pid),
                 session: view.session.0,
                 host: session.map_or_else(String::new, |session| session.host.clone()),
-                uncopied: u32::try_from(self.outputs.uncopied(view.session)).unwrap_or(u32::MAX),
+                uncopied: self.outputs.uncopied(view.session),
             }
         };
         let live = |view: &scalable_core::scheduler::WorkerView| !matches!(view.state, WorkerState::Lost | WorkerState::Gone);

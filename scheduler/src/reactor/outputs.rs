@@ -29,6 +29,8 @@ pub(super) struct Outputs {
     held: FxHashMap<TaskRef, Held>,
     /// Copies that the store has not finished.
     copies: FxHashMap<(TaskRef, u32), Pending>,
+    /// How many of them were made on each worker.
+    uncopied: FxHashMap<SessionId, u32>,
     runs: FxHashMap<RunId, RunOutputs>,
     /// Runs of which it is to be looked whether they can end.
     touched: FxHashSet<RunId>,
@@ -78,6 +80,7 @@ impl Outputs {
             store,
             held: FxHashMap::default(),
             copies: FxHashMap::default(),
+            uncopied: FxHashMap::default(),
             runs: FxHashMap::default(),
             touched: FxHashSet::default(),
             deferred: Vec::new(),
@@ -95,8 +98,8 @@ impl Outputs {
     }
 
     /// Copies of this worker that are not there yet: it should neither be called idle nor be removed.
-    pub(super) fn uncopied(&self, session: SessionId) -> usize {
-        self.copies.values().filter(|pending| pending.session == session).count()
+    pub(super) fn uncopied(&self, session: SessionId) -> u32 {
+        self.uncopied.get(&session).copied().unwrap_or(0)
     }
 }
 
@@ -130,13 +133,20 @@ impl Reactor {
         if outputs.is_empty() && report.logs.is_empty() {
             if !held.is_empty() {
                 // Only for later tasks: lineage protects them.
-                self.outputs.deferred.push(Input::Release { group: task.group, first: task.index, count: 1 });
+                self.let_go_of(group.run, task);
             }
             return;
         }
         let result = !outputs.is_empty();
         self.begin_copy(group, task, attempt, session, outputs, report.logs.clone(), result);
         if !result && !held.is_empty() {
+            self.let_go_of(group.run, task);
+        }
+    }
+
+    /// Nobody but tasks reads these outputs where they are. In an open run the client may.
+    fn let_go_of(&mut self, run: RunId, task: TaskRef) {
+        if self.runs.get(&run).is_some_and(|run| !run.spec.open) {
             self.outputs.deferred.push(Input::Release { group: task.group, first: task.index, count: 1 });
         }
     }
@@ -177,6 +187,7 @@ impl Reactor {
         let pending = Pending { copy: copy.clone(), session, tries: 0, again_at: None, result, waits: false };
         if self.outputs.copies.insert((task, attempt), pending).is_none() {
             self.outputs.runs.entry(group.run).or_default().pending += 1;
+            *self.outputs.uncopied.entry(session).or_default() += 1;
         }
         self.outputs.store.copy(copy);
     }
@@ -227,6 +238,12 @@ impl Reactor {
     fn copy_over(&mut self, task: TaskRef, attempt: u32) -> Option<Pending> {
         let pending = self.outputs.copies.remove(&(task, attempt))?;
         let run = pending.copy.run;
+        if let Some(count) = self.outputs.uncopied.get_mut(&pending.session) {
+            *count -= 1;
+            if *count == 0 {
+                self.outputs.uncopied.remove(&pending.session);
+            }
+        }
         if let Some(of_run) = self.outputs.runs.get_mut(&run) {
             of_run.pending = of_run.pending.saturating_sub(1);
             if pending.waits {
@@ -259,7 +276,7 @@ impl Reactor {
         if only_copied {
             self.step(Input::ObjectSecured { task, attempt });
         }
-        self.step(Input::Release { group: task.group, first: task.index, count: 1 });
+        self.let_go_of(group.run, task);
     }
 
     fn copy_failed(&mut self, task: TaskRef, attempt: u32, why: String, missing: bool) {
@@ -293,12 +310,7 @@ impl Reactor {
                 held.holders.retain(|holder| *holder != session);
             }
         }
-        match self.machine.committed_attempt(task) {
-            // Nobody makes it again: its run is being cancelled.
-            Some(committed) if committed == attempt => self.copy_lost(task, attempt, &why),
-            // Another attempt makes it, and is copied then. Until that commits the run is not over.
-            _ => drop(self.copy_over(task, attempt)),
-        }
+        self.source_gone(task, attempt, &why);
     }
 
     fn copy_lost(&mut self, task: TaskRef, attempt: u32, why: &str) {
@@ -335,7 +347,26 @@ impl Reactor {
         for held in self.outputs.held.values_mut() {
             held.holders.retain(|holder| *holder != session);
         }
-        // What was on its way from there fails by itself, or has come whole.
+        // What is on its way from there fails by itself, or comes whole. What was to be asked for later is not there any more.
+        let later = |(_, pending): &(&(TaskRef, u32), &Pending)| {
+            pending.session == session && (pending.waits || pending.again_at.is_some())
+        };
+        let later: Vec<(TaskRef, u32)> = self.outputs.copies.iter().filter(later).map(|(key, _)| *key).collect();
+        for (task, attempt) in later {
+            self.outputs.store.give_up(task);
+            self.source_gone(task, attempt, "its worker was lost before it was copied");
+        }
+    }
+
+    /// What was to be copied is on no worker any more.
+    fn source_gone(&mut self, task: TaskRef, attempt: u32, why: &str) {
+        let result = self.outputs.copies.get(&(task, attempt)).is_some_and(|pending| pending.result);
+        match self.machine.committed_attempt(task) {
+            // Another attempt makes it, and is copied then. Until that commits the run is not over.
+            committed if result && committed != Some(attempt) => drop(self.copy_over(task, attempt)),
+            // Nobody makes it again: logs, or its run is being cancelled.
+            _ => self.copy_lost(task, attempt, why),
+        }
     }
 
     /// Elements are over without a result: what an earlier attempt of theirs had is not waited for.
@@ -343,8 +374,14 @@ impl Reactor {
         if self.outputs.copies.is_empty() {
             return;
         }
-        let of = |(task, _): &&(TaskRef, u32)| task.group == group && (first..first.saturating_add(count)).contains(&task.index);
-        let gone: Vec<(TaskRef, u32)> = self.outputs.copies.keys().filter(of).copied().collect();
+        let range = first..first.saturating_add(count);
+        let gone: Vec<(TaskRef, u32)> = if (count as usize) < self.outputs.copies.len() {
+            let tasks = range.map(|index| TaskRef { group, index });
+            tasks.filter_map(|task| Some((task, self.outputs.held.get(&task)?.attempt))).collect()
+        } else {
+            let of = |(task, _): &&(TaskRef, u32)| task.group == group && range.contains(&task.index);
+            self.outputs.copies.keys().filter(of).copied().collect()
+        };
         for (task, attempt) in gone {
             if self.outputs.copies.get(&(task, attempt)).is_some_and(|pending| pending.result) {
                 self.outputs.store.give_up(task);
@@ -355,8 +392,8 @@ impl Reactor {
 
     /// The machine needs a worker's copy no more. True when that is dealt with here.
     pub(super) fn drop_held(&mut self, session: SessionId, task: TaskRef) -> bool {
-        let copying = self.outputs.copies.keys().any(|(of, _)| *of == task);
         let Some(held) = self.outputs.held.get_mut(&task) else { return false };
+        let copying = self.outputs.copies.contains_key(&(task, held.attempt));
         if !held.holders.contains(&session) {
             return false;
         }

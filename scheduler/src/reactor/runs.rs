@@ -328,6 +328,8 @@ impl Reactor {
             fetched: false,
         };
         self.runs.insert(run, info);
+        // One without any task is over already.
+        self.outputs.touch(run);
     }
 
     pub(super) fn touch(&mut self, group: GroupId) {

@@ -318,6 +318,7 @@ tasks:
     let name = machines.last_run().name();
     let explained = ask(&machines, &["explain", &format!("{name}/make[0]")]);
     assert!(explained.contains("limited: storage") && explained.contains("w2"), "{explained}");
+    assert!(explained.contains("1 of this run's outputs (100000 bytes) wait"), "what was lost is not waited for: {explained}");
     running.signal(Signal::SIGTERM);
     running.wait().expect(143);
     let run = machines.last_run();

@@ -80,6 +80,42 @@ fn a_result_lives_as_long_as_somebody_needs_it_and_is_made_again_when_it_is_lost
 }
 
 #[test]
+fn a_result_that_is_secured_needs_no_holder_and_is_not_made_again() {
+    check(
+        "a result that is secured needs no holder and is not made again",
+        r#"
+        > submit f:grow open
+        > join w1
+        > append f 2 1<f[0]
+        w1 <- f[0]#1
+        > ok f[0] held=10
+        f[0]#1 committed
+        w1 <- f[1]#1
+        > secured f[0] 2
+        > holders f[0]
+        w1
+        > secured f[0] 1
+        > holders f[0]
+        nobody
+        > ok f[1] held=1
+        f[1]#1 committed
+        > die w1
+        w1 is Lost
+        w1 close: the worker is dead: killed by signal 9
+        > join w2
+        w2 <- f[1]#2
+        > ok f[1]
+        f[1]#2 restored
+        > release f 0 2
+        f[0..2] released
+        > close
+        f has 2
+        run r Succeeded
+        "#,
+    );
+}
+
+#[test]
 fn what_is_refused_exists_and_is_over() {
     check(
         "what is refused exists and is over",
