@@ -152,6 +152,19 @@ pub struct HowArgs {
     pub name: Option<String>,
     #[command(flatten)]
     pub scheduler: SchedulerArgs,
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
+}
+
+/// Which Kubernetes cluster, for targets of that provider.
+#[derive(Clone, Debug, Default, Args)]
+pub struct KubernetesArgs {
+    /// The kubeconfig; else KUBECONFIG, ~/.kube/config, or the pod's own service account
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of it instead of its current one
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
 }
 
 /// A scheduler that runs already.

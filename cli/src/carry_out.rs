@@ -15,7 +15,9 @@ use crate::connect::{self, Place, block_on};
 use crate::drive::{End, Ended, Watched, drive};
 use crate::driver;
 use crate::exit::{CommandResult, Failure, code};
+use crate::fetch;
 use crate::interrupt::Signals;
+use crate::kubernetes;
 use crate::launcher::{LocalLauncher, LocalScheduler, wait_gone};
 use crate::records::{Pids, RunRecord};
 use crate::runs::{self, RunDirectory};
@@ -94,9 +96,12 @@ fn prepare_and_go(
             record.address = Some(place.address.clone());
             record.token_file = Some(runs::absolute(&place.token_file)?.display().to_string());
             directory.write_record(record)?;
-            block_on(with_scheduler(context, job, &place, directory, submission))
+            block_on(with_scheduler(context, job, &place, directory, record, submission))
         }
-        None => with_local(context, job, directory, record, submission),
+        None => match &job.workflow.manifest.target.kubernetes {
+            Some(options) => block_on(kubernetes::carry_out(context, job, options, directory, record, submission)),
+            None => with_local(context, job, directory, record, submission),
+        },
     }
 }
 
@@ -106,7 +111,8 @@ async fn with_scheduler(
     job: &Job<'_>,
     place: &Place,
     directory: &RunDirectory,
-    submission: Submission,
+    record: &mut RunRecord,
+    mut submission: Submission,
 ) -> CommandResult {
     if job.driver.is_some() {
         return Err(Failure::usage("--workflow starts a cluster of its own, and --address (or SCALABLE_ADDRESS) names another")
@@ -119,6 +125,13 @@ async fn with_scheduler(
     }
     let mut signals = Signals::new()?;
     let client = place.connect().await?;
+    if !client.shares(&directory.path).await? {
+        fetch::bring_files(&client, directory, &submission.files).await?;
+        submission.spec.fetched = true;
+        record.fetched = true;
+        "running".clone_into(&mut record.status);
+        directory.write_record(record)?;
+    }
     client.submit_run(submission.spec).await?;
     if job.how.detach {
         return detached(context, directory);
@@ -127,6 +140,9 @@ async fn with_scheduler(
     let watched =
         Watched { ui: context.ui, client: &client, run: &directory.name, directory: &path, scheduler: None, outlives: true };
     let ended = drive(&watched, &mut signals).await?;
+    if record.fetched && matches!(ended.end, End::Over) {
+        fetch::fetch_run(context.ui, &client, directory).await?;
+    }
     finish_watching(context, directory, ended)
 }
 
@@ -271,7 +287,8 @@ pub fn verify_gone(pids: &[u32]) -> Result<(), Failure> {
     Err(Failure::infrastructure(format!("processes {} did not end", left.join(", "))).help("end them with kill"))
 }
 
-fn with_more(failure: Failure, more: Option<Failure>) -> Failure {
+/// A failure, and what went wrong on top of it.
+pub fn with_more(failure: Failure, more: Option<Failure>) -> Failure {
     match more {
         Some(more) => Failure { message: format!("{}\n{}", failure.message, more.message), ..failure },
         None => failure,
@@ -279,7 +296,7 @@ fn with_more(failure: Failure, more: Option<Failure>) -> Failure {
 }
 
 /// Says how to come back.
-fn detached(context: &Context, directory: &RunDirectory) -> CommandResult {
+pub fn detached(context: &Context, directory: &RunDirectory) -> CommandResult {
     let ui = context.ui;
     if ui.json() {
         ui.out_json(

@@ -6,6 +6,7 @@ use scalable::{Client, Connection};
 
 use crate::args::SchedulerArgs;
 use crate::exit::Failure;
+use crate::kubernetes;
 use crate::records::RunRecord;
 use crate::runs::{self, RunDirectory};
 
@@ -92,10 +93,29 @@ pub fn newest(runs_dir: &Path) -> Result<(RunDirectory, Place), Failure> {
     })
 }
 
+/// A session with a run's scheduler.
+pub enum Session {
+    /// Straight to it.
+    Direct(Client),
+    /// Through the API server of its Kubernetes.
+    Forwarded(Box<kubernetes::Live>),
+}
+
+impl std::ops::Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        match self {
+            Session::Direct(client) => client,
+            Session::Forwarded(live) => &live.client,
+        }
+    }
+}
+
 /// What a command finds when it looks for a run: its scheduler, or only its directory.
 pub enum Found {
     /// It lives.
-    Live(Box<Client>),
+    Live(Box<Session>),
     /// It is over, or its scheduler does not answer; then with the reason.
     Records(Option<scalable::Error>),
 }
@@ -105,14 +125,18 @@ pub enum Found {
 /// # Errors
 /// When the scheduler answers but does not accept this client.
 pub async fn reach(record: &RunRecord) -> Result<Found, Failure> {
+    if let Some(at) = record.kubernetes.as_ref().filter(|_| !record.is_over()) {
+        let live = kubernetes::attach(at, &record.run_id).await?;
+        return Ok(Found::Live(Box::new(Session::Forwarded(Box::new(live)))));
+    }
     let Some(place) = place_of(record).filter(|_| !record.is_over()) else { return Ok(Found::Records(None)) };
     let Ok(connected) = place.try_connect().await else { return Ok(Found::Records(None)) };
     match connected {
         Ok(client) => match client.status(&record.run_id).await {
-            Ok(_) => Ok(Found::Live(Box::new(client))),
+            Ok(_) => Ok(Found::Live(Box::new(Session::Direct(client)))),
             // The port was taken over by the scheduler of another run.
             Err(error) if !record.groups.is_empty() => Ok(Found::Records(Some(error))),
-            Err(_) => Ok(Found::Live(Box::new(client))),
+            Err(_) => Ok(Found::Live(Box::new(Session::Direct(client)))),
         },
         Err(error @ scalable::Error::VersionSkew { .. }) => Err(error.into()),
         Err(error) => Ok(Found::Records(Some(error))),

@@ -50,6 +50,11 @@ pub struct RunRecord {
     pub takes_over: Option<String>,
     /// A workflow that was only checked.
     pub stub: bool,
+    /// The scheduler does not see this directory: what the run leaves is fetched from it.
+    pub fetched: bool,
+    /// Where on Kubernetes it is, or was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<crate::kubernetes::KubernetesRecord>,
 }
 
 /// Processes of a run while it lives.

@@ -126,6 +126,10 @@ impl Client {
         Error::Lost { address: self.address().to_owned(), reason: "the session is over".to_owned() }
     }
 
+    pub(crate) fn control(&self) -> ControlServiceClient<Channel> {
+        self.control.clone()
+    }
+
     /// The events of `run`, beginning with its state.
     ///
     /// # Errors
@@ -146,7 +150,7 @@ impl Client {
         Ok((shared, submitted.run))
     }
 
-    fn failed(&self, status: tonic::Status) -> Error {
+    pub(crate) fn failed(&self, status: tonic::Status) -> Error {
         Error::from_status(self.address(), &status)
     }
 
@@ -234,7 +238,7 @@ impl Client {
     }
 }
 
-fn refused(code: &str, message: String, help: &str) -> Error {
+pub(crate) fn refused(code: &str, message: String, help: &str) -> Error {
     Error::Refused { code: code.to_owned(), message, help: help.to_owned() }
 }
 

@@ -60,6 +60,7 @@ mod outbox;
 mod outgoing;
 mod processes;
 mod program;
+mod run_files;
 mod scatter;
 mod session;
 mod shared;
@@ -87,6 +88,7 @@ pub use local::LocalBuilder;
 pub use map::Map;
 pub use options::{Configured, Cpus, Isolation, Memory, Options, Span};
 pub use processes::Start;
+pub use run_files::FetchedFiles;
 /// Makes a function a task that a [`Session`] can submit. It stays callable as it was.
 ///
 /// ```

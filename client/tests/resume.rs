@@ -396,6 +396,12 @@ impl ControlService for Server {
     async fn shutdown(&self, _: Request<v1::ShutdownRequest>) -> Result<Response<v1::ShutdownReply>, Status> {
         Err(Status::unimplemented("shutdown"))
     }
+    async fn list_run_files(&self, _: Request<v1::ListRunFilesRequest>) -> Result<Response<v1::ListRunFilesReply>, Status> {
+        Err(Status::unimplemented("list_run_files"))
+    }
+    async fn acknowledge_run(&self, _: Request<v1::AcknowledgeRunRequest>) -> Result<Response<v1::AcknowledgeRunReply>, Status> {
+        Err(Status::unimplemented("acknowledge_run"))
+    }
 }
 
 async fn serve(fault: Option<Fault>) -> (Arc<Mutex<State>>, String) {

@@ -48,6 +48,7 @@ fn run() -> RunSpec {
         client_key: [1; 16],
         max_failures: 0,
         open: false,
+        keeps: false,
         totals: Vec::new(),
         groups: vec![group],
     }

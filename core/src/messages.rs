@@ -172,6 +172,21 @@ pub enum Input {
         /// The task whose result it is.
         task: TaskRef,
     },
+    /// A worker has not what it is said to hold.
+    ObjectMissing {
+        /// Whose copy.
+        session: SessionId,
+        /// The task whose result it is.
+        task: TaskRef,
+    },
+    /// The result of a task is where it cannot be lost: no worker needs to hold it any more. What still has a copy is not asked to
+    /// drop it; whoever said this does that.
+    ObjectSecured {
+        /// The task whose result it is.
+        task: TaskRef,
+        /// The attempt whose result was secured: another one's is not.
+        attempt: u32,
+    },
     /// Forget a run that has ended.
     Forget {
         /// The run.

@@ -34,6 +34,9 @@ pub struct RunSpec {
     /// Groups and elements may follow: the run ends only after it was closed. Only such a run has results that are kept, counted
     /// and restored; the client has a reference on each of them until it lets go or the run ends.
     pub open: bool,
+    /// Nothing follows, but its results are kept, counted and restored as those of an open run, and it ends only after it was closed:
+    /// whoever collects its results closes it.
+    pub keeps: bool,
     /// In order: a group depends only on earlier ones.
     pub groups: Vec<GroupSpec>,
 }

@@ -114,6 +114,7 @@ pub fn lower(manifest: &Manifest, plan: &Plan, options: &LowerOptions) -> Result
         takes_over: options.takes_over.clone(),
         groups,
         open: false,
+        fetched: false,
     };
     let mut files: Vec<FileToStore> = stored.into_values().flatten().collect();
     files.sort_unstable_by_key(|file| file.digest);

@@ -153,7 +153,7 @@ pub struct Target {
 impl Target {
     /// Whether this build can run on it. The others can be validated and planned.
     pub fn provider_available(&self) -> bool {
-        self.provider == crate::target::LOCAL
+        matches!(self.provider.as_str(), crate::target::LOCAL | crate::target::KUBERNETES)
     }
 }
 

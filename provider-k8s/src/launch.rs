@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource};
 use scalable_provider::launch::LaunchError;
@@ -145,7 +145,7 @@ impl KubernetesLauncher {
         started
     }
 
-    /// Everything but the Job, what its pod waits for first.
+    /// Everything but the Job, and then the Job's pod.
     async fn create_rest(&self, root: &Root) -> Result<(), LaunchError> {
         let launch = &self.launch;
         if let Some((account, role, binding)) = launch.account(root) {
@@ -161,10 +161,14 @@ impl KubernetesLauncher {
         let services: Api<Service> = Api::namespaced(self.client.clone(), &launch.namespace);
         match services.create(&PostParams::default(), &launch.service(ALIAS, root)).await {
             // Another run has it.
-            Err(error) if failure::code(&error) == 409 => Ok(()),
-            Err(error) => Err(refused(&format!("create service {ALIAS}"), &error)),
-            Ok(_) => Ok(()),
+            Err(error) if failure::code(&error) == 409 => {}
+            Err(error) => return Err(refused(&format!("create service {ALIAS}"), &error)),
+            Ok(_) => {}
         }
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &launch.namespace);
+        let patch = Patch::Merge(launch.start_patch());
+        let started = jobs.patch(&root.name, &PatchParams::default(), &patch).await;
+        started.map(drop).map_err(|error| refused(&format!("start job {}", root.name), &error))
     }
 
     async fn create<K>(&self, what: &str, object: &K) -> Result<K, LaunchError>

@@ -114,19 +114,25 @@ impl Launch {
         }
     }
 
-    /// The Job that owns everything: its one pod is the scheduler, its deadline is lifted by the scheduler once it is up.
+    /// The Job that owns everything: its one pod is the scheduler, its deadline is lifted by the scheduler once it is up. It has no pod
+    /// before [`Launch::start_patch`]: what the pod needs is owned by the Job and so made after it. Its deadline runs from the first.
     pub fn job(&self) -> Job {
         made(json!({
             "metadata": { "name": self.name(), "namespace": self.namespace, "labels": self.labels() },
             "spec": {
                 "completions": 1,
-                "parallelism": 1,
+                "parallelism": 0,
                 "backoffLimit": 0,
                 "activeDeadlineSeconds": Duration::from_millis(self.options.start_deadline_ms).as_secs().max(1),
                 "ttlSecondsAfterFinished": TTL_SECONDS,
                 "template": { "metadata": { "labels": self.labels(), "annotations": self.annotations() }, "spec": self.pod_spec() },
             },
         }))
+    }
+
+    /// What makes the Job create its pod.
+    pub fn start_patch(&self) -> Value {
+        json!({ "spec": { "parallelism": 1 } })
     }
 
     /// The Job's pod alone, for asking the API whether it would take it.

@@ -1,9 +1,7 @@
 //! Which workers may have a certificate signed: those that the provider observes as its own, or that a file names.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
 
 /// Largest file of admitted workers.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -27,44 +25,11 @@ pub trait Admission: Send + Sync {
     fn admit(&self, name: &str, uid: &str, address: Option<IpAddr>) -> Result<(), NotAdmitted>;
 }
 
-#[derive(Clone, Debug)]
-struct Known {
-    uid: String,
-    /// None: not known yet.
-    address: Option<IpAddr>,
-}
-
-/// What a provider observes, shared with whoever signs. Cheap to clone. Bounded by what the provider itself keeps.
-#[derive(Clone, Debug, Default)]
-pub struct AdmissionTable(Arc<RwLock<HashMap<String, Known>>>);
-
-impl AdmissionTable {
-    /// The worker exists: its platform's uid, and its address as soon as it has one. The newest word counts.
-    pub fn observed(&self, name: &str, uid: &str, address: Option<IpAddr>) {
-        let known = Known { uid: uid.to_owned(), address };
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), known);
-    }
-
-    /// The instance with this uid is gone. One of the same name that has come since stays.
-    pub fn gone(&self, name: &str, uid: &str) {
-        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if table.get(name).is_some_and(|known| known.uid == uid) {
-            table.remove(name);
-        }
-    }
-}
-
-impl Admission for AdmissionTable {
-    fn admit(&self, name: &str, uid: &str, address: Option<IpAddr>) -> Result<(), NotAdmitted> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let Some(known) = known else {
-            return Err(NotAdmitted::NotYet(format!("no worker `{name}` is observed here yet")));
-        };
-        judge(name, uid, address, &known.uid, known.address)
-    }
-}
-
-fn judge(
+/// Compares a worker that asks with one that is known.
+///
+/// # Errors
+/// Why it is not that one, or not known to be yet.
+pub(crate) fn judge(
     name: &str,
     uid: &str,
     address: Option<IpAddr>,
@@ -140,23 +105,14 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_is_admitted_as_the_instance_that_is_observed_and_from_its_address() {
-        let table = AdmissionTable::default();
-        let not_yet = |got: Result<(), NotAdmitted>| assert!(matches!(got, Err(NotAdmitted::NotYet(_))), "{got:?}");
-        let never = |got: Result<(), NotAdmitted>| assert!(matches!(got, Err(NotAdmitted::Never(_))), "{got:?}");
-        not_yet(table.admit("w", "u", ip(1)));
-        table.observed("w", "u", None);
-        not_yet(table.admit("w", "u", ip(1)));
-        assert_eq!(table.admit("w", "u", None), Ok(()), "behind a trusted proxy");
-        table.observed("w", "u", ip(1));
-        assert_eq!(table.admit("w", "u", ip(1)), Ok(()));
-        assert_eq!(table.admit("w", "u", Some("::ffff:10.0.0.1".parse().unwrap())), Ok(()));
-        never(table.admit("w", "u", ip(2)));
-        never(table.admit("w", "other", ip(1)));
-        table.gone("w", "other");
-        assert_eq!(table.admit("w", "u", ip(1)), Ok(()));
-        table.gone("w", "u");
-        not_yet(table.admit("w", "u", ip(1)));
+    fn a_worker_is_admitted_as_the_instance_that_is_known_and_from_its_address() {
+        let ask = |uid: &str, from: Option<IpAddr>, known: Option<IpAddr>| judge("w", uid, from, "u", known);
+        assert!(matches!(ask("u", ip(1), None), Err(NotAdmitted::NotYet(_))), "it has no address yet");
+        assert_eq!(ask("u", None, None), Ok(()), "behind a trusted proxy");
+        assert_eq!(ask("u", ip(1), ip(1)), Ok(()));
+        assert_eq!(ask("u", Some("::ffff:10.0.0.1".parse().unwrap()), ip(1)), Ok(()));
+        assert!(matches!(ask("u", ip(2), ip(1)), Err(NotAdmitted::Never(_))));
+        assert!(matches!(ask("other", ip(1), ip(1)), Err(NotAdmitted::Never(_))));
     }
 
     #[test]
@@ -173,7 +129,7 @@ mod tests {
         for name in ["bad", "worse", "unknown"] {
             assert!(file.admit(name, "u3", ip(1)).is_err(), "{name}");
         }
-        let any = AnyOf(vec![Box::new(AdmissionTable::default()), Box::new(file)]);
+        let any = AnyOf(vec![Box::new(AnyOf(Vec::new())), Box::new(file)]);
         assert_eq!(any.admit("w", "u", ip(1)), Ok(()));
         assert!(matches!(any.admit("w", "u", ip(2)), Err(NotAdmitted::Never(_))), "one of them knows the name");
         assert!(any.admit("unknown", "u", ip(1)).is_err() && AnyOf(Vec::new()).admit("w", "u", ip(1)).is_err());

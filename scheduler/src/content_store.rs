@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustc_hash::FxHashMap;
 use scalable_proto::v1;
 use scalable_store::{
-    BlobDirectory, Content, Digest, Keep, ObjectKey, PeerServer, Pinned, ServerOptions, Store, StoreOptions, now_ms,
+    BlobDirectory, Content, Digest, FileIndex, Keep, ObjectKey, PeerServer, Pinned, ServerOptions, Store, StoreOptions, now_ms,
 };
 
 /// Largest content that is taken.
@@ -43,6 +43,7 @@ pub struct ContentStore {
     advertised: String,
     uploads: BlobDirectory,
     key: ObjectKey,
+    index: FileIndex,
     /// Files of clients on this machine that are served as they lie.
     files: Mutex<FxHashMap<Digest, Pinned>>,
 }
@@ -59,10 +60,17 @@ impl ContentStore {
         options.tls = at.tls;
         options.uploads = Some(uploads.clone());
         options.upload_bytes_max = CONTENT_BYTES_MAX;
+        let index = FileIndex::new();
+        options.files = Some(index.clone());
         let server = PeerServer::start(options, store.clone())?;
         server.set_key(key.clone());
         let advertised = at.advertise.unwrap_or_else(|| server.address().to_string());
-        Ok(ContentStore { store, _server: server, advertised, uploads, key, files: Mutex::default() })
+        Ok(ContentStore { store, _server: server, advertised, uploads, key, index, files: Mutex::default() })
+    }
+
+    /// Files that are served from where they lie.
+    pub fn index(&self) -> &FileIndex {
+        &self.index
     }
 
     /// Where peers reach it.

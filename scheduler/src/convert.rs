@@ -96,9 +96,11 @@ pub fn run(wire: &v1::RunSpec, names: &mut Names) -> Result<RunSpec, Refused> {
         let message = format!("the run has {} groups; at most {} are allowed", wire.groups.len(), spec::GROUPS_PER_RUN_MAX);
         return Err(Refused::new("E_TOO_MANY_GROUPS", message, "split it into several runs, or use foreach"));
     }
+    // Outputs of commands may lie on workers: then they are followed as results are.
+    let keeps = !wire.open && !wire.directory.is_empty();
     let mut groups = Vec::with_capacity(wire.groups.len());
     for (ordinal, wire) in wire.groups.iter().enumerate() {
-        groups.push(group(wire, ordinal, names)?);
+        groups.push(group(wire, ordinal, keeps, names)?);
     }
     Ok(RunSpec {
         name: wire.name.clone(),
@@ -109,14 +111,15 @@ pub fn run(wire: &v1::RunSpec, names: &mut Names) -> Result<RunSpec, Refused> {
         totals: amounts(&wire.totals, names)?,
         groups,
         open: wire.open,
+        keeps,
     })
 }
 
-/// One group; its ordinal says which others it may refer to.
+/// One group; its ordinal says which others it may refer to. `keeps`: what commands read counts as data.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn group(wire: &v1::GroupSpec, ordinal: usize, names: &mut Names) -> Result<GroupSpec, Refused> {
+pub fn group(wire: &v1::GroupSpec, ordinal: usize, keeps: bool, names: &mut Names) -> Result<GroupSpec, Refused> {
     let template =
         wire.template.as_ref().ok_or_else(|| malformed(format!("group {ordinal} (`{}`) has no template", wire.name)))?;
     let earlier = |group: u32| -> Result<usize, Refused> {
@@ -147,8 +150,10 @@ pub fn group(wire: &v1::GroupSpec, ordinal: usize, names: &mut Names) -> Result<
             }
             None => return Err(malformed(format!("group `{}` has a dependency without a kind", wire.name))),
         };
-        // What commands read are files, which the machine does not keep.
-        let data = sources_of_function(template).any(|source| source.group == dependency.group);
+        // In an open run what commands read are files, which the machine does not keep.
+        let named = template.inputs.iter().filter(|_| keeps).filter_map(|input| input.source.as_ref());
+        let mut sources = named.chain(template.stdin.as_ref().filter(|_| keeps)).chain(sources_of_function(template));
+        let data = sources.any(|source| source.group == dependency.group);
         dependencies.push(Dependency { group: earlier(dependency.group)?, kind, data });
     }
     for source in sources_of_function(template) {
@@ -258,9 +263,19 @@ pub fn finish(report: &v1::AttemptReport, token: u32) -> messages::Finish {
         cpu: report.user_us.saturating_add(report.system_us),
         peak_memory_bytes: report.peak_memory_bytes,
         length: report.length,
-        result: messages::Stored::None,
+        result: held(report),
         missing: None,
         token,
+    }
+}
+
+/// Outputs that stay on the worker are the task's result.
+fn held(report: &v1::AttemptReport) -> messages::Stored {
+    let held = report.outputs.iter().filter(|output| output.written && output.held);
+    let sizes: Vec<u64> = held.map(|output| output.size.saturating_add(output.manifest_size)).collect();
+    match sizes.is_empty() {
+        true => messages::Stored::None,
+        false => messages::Stored::Held(sizes.into_iter().fold(0, u64::saturating_add)),
     }
 }
 

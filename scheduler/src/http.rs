@@ -274,6 +274,11 @@ async fn metrics(State(pages): State<Pages>) -> Response {
     add("runs_accepted", "Runs accepted since the scheduler started", counters.runs);
     let sum = |field: fn(&v1::PoolCounts) -> u64| snapshot.cluster.pools.iter().map(field).sum();
     add("workers_active", "Workers that take work", sum(|pool| u64::from(pool.workers)));
+    let outputs = snapshot.outputs;
+    add("outputs_stored_bytes", "Bytes of outputs and logs that the output store has copied", outputs.stored_bytes);
+    add("outputs_waiting", "Attempts whose outputs do not fit into the output store", outputs.waiting);
+    add("outputs_copied_bytes", "Bytes that came to the output store over connections", outputs.copied_bytes);
+    add("outputs_shared_bytes", "Bytes that came to the output store as open files of workers on its host", outputs.shared_bytes);
     add("milli_cpus_used", "Thousandths of cpus taken by attempts", sum(|pool| pool.milli_cpus_used));
     let mut text = String::new();
     match encode(&mut text, &registry) {

@@ -11,10 +11,14 @@ pub mod dials;
 pub mod door;
 pub mod gate;
 pub mod http;
+#[cfg(feature = "k8s")]
+pub mod kubernetes;
 pub mod options;
+pub mod output_store;
 pub mod provision;
 pub mod reactor;
 pub mod records;
+pub mod run_files;
 pub mod serve;
 pub mod sign;
 pub mod snapshot;

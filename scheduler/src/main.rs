@@ -12,7 +12,7 @@ use clap::Parser;
 use scalable_core::scheduler::Config;
 use scalable_proto::v1;
 use scalable_provider::local::{LocalOptions, LocalProvider, LocalWorkers};
-use scalable_scheduler::admission::{Admission, AdmissionFile, AdmissionTable, AnyOf};
+use scalable_scheduler::admission::{Admission, AdmissionFile, AnyOf};
 use scalable_scheduler::auth::read_token;
 use scalable_scheduler::content_store::{ContentStore, StoreAt};
 use scalable_scheduler::dials::Dials;
@@ -20,6 +20,7 @@ use scalable_scheduler::door::Door;
 use scalable_scheduler::gate::Gate;
 use scalable_scheduler::http::{Access, Site};
 use scalable_scheduler::options::Options;
+use scalable_scheduler::output_store::OutputStore;
 use scalable_scheduler::reactor::{Identity, Lifetime, Reactor, Stop, Surroundings};
 use scalable_scheduler::sign::Signer;
 use scalable_scheduler::tls::keep_renewed;
@@ -72,6 +73,10 @@ async fn run(options: Options) -> Result<()> {
     };
     let store = ContentStore::start(&options.state_dir.join("store"), store_at, object_key.clone())
         .with_context(|| format!("start the store in {}", options.state_dir.display()))?;
+    let limit = options.store_limit.unwrap_or(u64::MAX);
+    let dial = secured.as_ref().map(|secured| secured.trust.to_peers(Some(&secured.certificate))).transpose()?;
+    let (outputs, copied) =
+        OutputStore::start(store.index().clone(), object_key.clone(), limit, dial).context("start the output store")?;
     let identity = Identity {
         cluster_id: match &secured {
             Some(secured) => secured.cluster_id.clone(),
@@ -105,7 +110,7 @@ async fn run(options: Options) -> Result<()> {
     }
     serve_http(plain, http_listener, over_tls, &identity.cluster_id)?;
 
-    let (seen, stop_provider) = start_provider(&options, &identity.address, &token_file)?;
+    let Provisioned { seen, stop: stop_provider, observed } = start_provider(&options, &identity.address, &token_file)?;
     let (record_handle, recorded, records_thread) = records::start().context("start the records' thread")?;
     let (stop_sender, stop) = mpsc::channel(4);
     watch_signals(stop_sender.clone())?;
@@ -114,8 +119,9 @@ async fn run(options: Options) -> Result<()> {
     }
 
     let (inbound_sender, inbound) = mpsc::channel(serve::INBOUND_FRAMES_MAX);
-    let signer = secured.as_ref().map(|secured| Arc::new(secured.signer(&options)));
-    let routes = serve::Services::new(inbound_sender, store.into(), signer).router(&gate).await.context("build the services")?;
+    let signer = secured.as_ref().map(|secured| Arc::new(secured.signer(&options, observed)));
+    let services = serve::Services::new(inbound_sender, store.into(), outputs.clone(), signer);
+    let routes = services.router(&gate).await.context("build the services")?;
     let (served, ended) = oneshot::channel::<()>();
     // The server's own option for this is for listeners that it binds itself. Without it the end of a large frame waits 40 ms for
     // an acknowledgement that the peer delays.
@@ -146,7 +152,18 @@ async fn run(options: Options) -> Result<()> {
     config.suspect_after = options.suspect_after();
     config.lost_after_silence = options.lost_after_silence();
     config.lost_after_reset = options.lost_after_reset();
-    let surroundings = Surroundings { records: record_handle, recorded, seen, snapshots: publisher, stop };
+    let runs_dir = std::path::absolute(options.runs_dir.clone().unwrap_or_else(|| options.state_dir.join("runs")));
+    let surroundings = Surroundings {
+        records: record_handle,
+        recorded,
+        seen,
+        snapshots: publisher,
+        store: outputs,
+        copied,
+        runs_dir: runs_dir.context("resolve --runs-dir")?,
+        results_ttl: Duration::from_secs(options.results_ttl),
+        stop,
+    };
     let lifetime = Lifetime { exit_when_done: options.exit_when_done, idle_ttl: Duration::from_secs(options.idle_ttl) };
     announce(&identity, link.as_deref(), https_url.as_deref())?;
     tracing::info!(address = %identity.address, http = %identity.http, cluster_id = %identity.cluster_id, "ready");
@@ -218,8 +235,6 @@ struct Secured {
     authority: Arc<Authority>,
     certificate: Certificate,
     gate: Gate,
-    /// Workers that a provider observes: whoever starts one fills it.
-    admission: AdmissionTable,
 }
 
 impl Secured {
@@ -233,7 +248,6 @@ impl Secured {
             trust: credentials.trust,
             authority: Arc::new(credentials.authority),
             certificate,
-            admission: AdmissionTable::default(),
         })
     }
 
@@ -241,8 +255,9 @@ impl Secured {
         Ok(self.trust.server(&self.certificate, alpn)?)
     }
 
-    fn signer(&self, options: &Options) -> Signer {
-        let mut known: Vec<Box<dyn Admission>> = vec![Box::new(self.admission.clone())];
+    /// `observed` are the workers that the provider knows.
+    fn signer(&self, options: &Options, observed: Option<Box<dyn Admission>>) -> Signer {
+        let mut known: Vec<Box<dyn Admission>> = observed.into_iter().collect();
         if let Some(file) = &options.admit {
             known.push(Box::new(AdmissionFile(file.clone())));
         }
@@ -287,13 +302,24 @@ fn serve_http(router: axum::Router, listener: TcpListener, over_tls: Option<Http
     Ok(())
 }
 
-fn start_provider(
-    options: &Options,
-    address: &str,
-    token_file: &Path,
-) -> Result<(mpsc::Receiver<provision::Seen>, Option<provision::Stop>)> {
+/// What comes of starting a provider; where there is none nothing is ever seen.
+struct Provisioned {
+    seen: mpsc::Receiver<provision::Seen>,
+    stop: Option<provision::Stop>,
+    /// The workers it knows, where they need certificates.
+    observed: Option<Box<dyn Admission>>,
+}
+
+fn start_provider(options: &Options, address: &str, token_file: &Path) -> Result<Provisioned> {
+    #[cfg(feature = "k8s")]
+    if let Some(settings) = &options.kubernetes {
+        let dials = options.scale.as_deref().map(Dials::parse).transpose();
+        let dials = dials.map_err(|problem| anyhow::anyhow!("--scale: {problem}"))?.unwrap_or_default();
+        let started = scalable_scheduler::kubernetes::start(settings, &dials, &options.state_dir.join("pods"))?;
+        return Ok(Provisioned { seen: started.seen, stop: Some(started.stop), observed: Some(started.admission) });
+    }
     let Some(json) = &options.local_workers else {
-        return Ok((mpsc::channel(1).1, None));
+        return Ok(Provisioned { seen: mpsc::channel(1).1, stop: None, observed: None });
     };
     let workers: LocalWorkers = serde_json::from_str(json).context("--local-workers")?;
     let program = match std::env::current_exe().context("find this program")?.parent() {
@@ -328,7 +354,7 @@ fn start_provider(
         }
     }
     .context("start the provider's thread")?;
-    Ok((seen, Some(stop)))
+    Ok(Provisioned { seen, stop: Some(stop), observed: None })
 }
 
 fn watch_signals(stop: mpsc::Sender<Stop>) -> Result<()> {

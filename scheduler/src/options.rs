@@ -54,9 +54,23 @@ pub struct Options {
     /// Directory for the scheduler's own files, such as the logs of the workers it starts.
     #[arg(long, default_value = ".scalable/scheduler")]
     pub state_dir: PathBuf,
+    /// Directory for runs whose clients share no disk with the scheduler: each gets one named after it. Default: `runs` in the directory of
+    /// the scheduler's own files.
+    #[arg(long)]
+    pub runs_dir: Option<PathBuf>,
+    /// Most bytes of outputs and logs that are copied from workers: at 90 % of it copying stops. Default: no limit.
+    #[arg(long, value_name = "BYTES")]
+    pub store_limit: Option<u64>,
+    /// Seconds that a run whose client shares no disk with the scheduler is kept for it after its end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+    pub results_ttl: u64,
     /// Start and keep this many workers on this machine (JSON).
     #[arg(long, value_name = "JSON")]
     pub local_workers: Option<String>,
+    /// Start and keep the workers that this document describes as pods of a namespace.
+    #[cfg(feature = "k8s")]
+    #[arg(long, value_name = "FILE", conflicts_with = "local_workers", requires = "credentials")]
+    pub kubernetes: Option<PathBuf>,
     /// Scale pools with their work; how (JSON, see `dials`). With `--local-workers` between its `minimum` and `maximum`.
     #[arg(long, value_name = "JSON", hide = true)]
     pub scale: Option<String>,

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::content_store::ContentStore;
 use crate::gate::{Caller, Gate, guard};
+use crate::output_store::OutputStore;
 use crate::reactor::Reactor;
 use crate::sign::Signer;
 
@@ -61,6 +62,7 @@ pub struct Services {
     inbound: mpsc::Sender<Inbound>,
     next: Arc<AtomicU64>,
     store: Arc<ContentStore>,
+    outputs: OutputStore,
     pub(crate) signer: Option<Arc<Signer>>,
 }
 
@@ -68,8 +70,14 @@ type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Services {
     /// Services that hand over to `inbound`, and contents to `store`. `signer` signs certificates of workers, where there are any.
-    pub fn new(inbound: mpsc::Sender<Inbound>, store: Arc<ContentStore>, signer: Option<Arc<Signer>>) -> Self {
-        Services { inbound, next: Arc::new(AtomicU64::new(1)), store, signer }
+    /// `outputs` lists what runs have left.
+    pub fn new(
+        inbound: mpsc::Sender<Inbound>,
+        store: Arc<ContentStore>,
+        outputs: OutputStore,
+        signer: Option<Arc<Signer>>,
+    ) -> Self {
+        Services { inbound, next: Arc::new(AtomicU64::new(1)), store, outputs, signer }
     }
 
     /// Everything 8786 answers, behind the gate.
@@ -243,6 +251,21 @@ impl v1::control_service_server::ControlService for Services {
         let answer = tokio::task::spawn_blocking(move || store.offered(&request.into_inner())).await;
         let answer = answer.map_err(|error| Status::internal(error.to_string()))?;
         answer.map(Response::new).map_err(Status::invalid_argument)
+    }
+
+    async fn list_run_files(&self, request: Request<v1::ListRunFilesRequest>) -> Result<Response<v1::ListRunFilesReply>, Status> {
+        let (outputs, address) = (self.outputs.clone(), self.store.address().to_string());
+        // Reads all of the run's files once: not on the reactor's thread.
+        let answer = tokio::task::spawn_blocking(move || outputs.list(&request.into_inner(), &address)).await;
+        let answer = answer.map_err(|error| Status::internal(error.to_string()))?;
+        answer.map(Response::new).map_err(Status::not_found)
+    }
+
+    async fn acknowledge_run(
+        &self,
+        request: Request<v1::AcknowledgeRunRequest>,
+    ) -> Result<Response<v1::AcknowledgeRunReply>, Status> {
+        self.call(|reactor| reactor.acknowledge_run(&request.into_inner())).await
     }
 
     async fn shutdown(&self, request: Request<v1::ShutdownRequest>) -> Result<Response<v1::ShutdownReply>, Status> {

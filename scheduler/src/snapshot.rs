@@ -15,6 +15,21 @@ pub struct Snapshot {
     pub runs: Vec<v1::RunProgress>,
     /// Totals since the scheduler started.
     pub counters: Counters,
+    /// The output store.
+    pub outputs: OutputFigures,
+}
+
+/// What the output store holds and has copied.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct OutputFigures {
+    /// Bytes of outputs and logs in it.
+    pub stored_bytes: u64,
+    /// Attempts whose outputs do not fit.
+    pub waiting: u64,
+    /// Bytes that came over connections.
+    pub copied_bytes: u64,
+    /// Bytes that came as open files of workers on this host.
+    pub shared_bytes: u64,
 }
 
 /// Totals since the scheduler started.

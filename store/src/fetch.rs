@@ -3,6 +3,7 @@
 
 mod admission;
 mod engine;
+mod file;
 mod peer;
 mod share;
 mod transfer;
@@ -11,6 +12,7 @@ mod upload;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -108,6 +110,51 @@ pub struct UploadRequest {
     pub digest: Digest,
     /// The right to upload it: [`crate::ObjectKey::grant_upload`].
     pub capability: Capability,
+}
+
+/// What to fetch into a file.
+#[derive(Clone, Debug)]
+pub struct FileRequest {
+    /// Digest of the content.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Who has it, in the order in which they are asked.
+    pub holders: Vec<Holder>,
+    /// What to show them.
+    pub capability: Capability,
+    /// Where it goes: made (0600) when it is not there. What an earlier attempt has left of the same content there is not fetched again.
+    /// The file is right when the fetch has succeeded, and to be renamed by the caller.
+    pub part: PathBuf,
+}
+
+/// Why a content could not be had in a file.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// No holder gave it.
+    #[error("content {digest} ({size} bytes) {}", list(.sources))]
+    Unavailable {
+        /// The content.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// Each holder's address and what it did.
+        sources: Vec<(String, SourceError)>,
+    },
+    /// The file cannot be written.
+    #[error("cannot write {}: {error}", path.display())]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        error: io::Error,
+    },
+    /// So many requests are waiting already.
+    #[error("{0} fetches are waiting already, the limit: wait for some of them")]
+    TooMany(usize),
+    /// The fetcher is gone.
+    #[error("the fetcher was stopped")]
+    Stopped,
 }
 
 /// Why one holder did not give an object.
@@ -276,6 +323,7 @@ type FetchAnswer = Result<Content, FetchError>;
 enum Command {
     Fetch(FetchRequest, oneshot::Sender<FetchAnswer>, Pending),
     Upload(UploadRequest, oneshot::Sender<Result<(), SourceError>>, Pending),
+    File(FileRequest, oneshot::Sender<Result<(), FileError>>, Pending),
 }
 
 /// Brings objects from peers. Cheap to clone; all clones are one. No call blocks.
@@ -362,6 +410,20 @@ impl Fetcher {
         Upload(receiver)
     }
 
+    /// Fetches a content into a file, chunk by chunk. Its thread writes the file, so files are best fetched by a fetcher of their own.
+    /// Dropping the future gives it up; what has come stays in the file.
+    pub fn fetch_file(&self, request: FileRequest) -> FileFetch {
+        let (sender, receiver) = oneshot::channel();
+        add(&self.0.common.counters.requests, 1);
+        let thread = request.digest.0[0] as usize;
+        match self.pending() {
+            Ok(pending) => self.send(thread, Command::File(request, sender, pending)),
+            // Its receiver is below: it cannot be closed yet.
+            Err(limit) => drop(sender.send(Err(FileError::TooMany(limit)))),
+        }
+        FileFetch(receiver)
+    }
+
     /// What is known of the speed of the peer at this address; `None` when nothing is.
     pub fn speed(&self, address: &str) -> Option<PeerSpeed> {
         self.0.common.speeds.lock().unwrap_or_else(PoisonError::into_inner).get(address).copied()
@@ -435,6 +497,27 @@ impl Fetch {
     /// As the future.
     pub fn wait(self) -> FetchAnswer {
         self.0.blocking_recv().unwrap_or(Err(FetchError::Stopped))
+    }
+}
+
+/// Resolves when the file is complete and right.
+pub struct FileFetch(oneshot::Receiver<Result<(), FileError>>);
+
+impl Future for FileFetch {
+    type Output = Result<(), FileError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(FileError::Stopped)))
+    }
+}
+
+impl FileFetch {
+    /// Waits for the file on this thread.
+    ///
+    /// # Errors
+    /// As the future.
+    pub fn wait(self) -> Result<(), FileError> {
+        self.0.blocking_recv().unwrap_or(Err(FileError::Stopped))
     }
 }
 

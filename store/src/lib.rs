@@ -7,6 +7,7 @@
 //! | [`Store`] | objects by [`Key`], the least recently used spilled, pinned while in use, accounted for |
 //! | [`PeerServer`] | hands them out to whoever shows a [`Capability`], takes uploads into a [`BlobDirectory`] |
 //! | [`Fetcher`] | brings objects from their holders, each once, and contents to those who take uploads |
+//! | [`FileIndex`] | files that are served from where they lie |
 //! | [`Tree`] | a directory as a manifest and the contents of its files |
 //!
 //! Whatever blocks runs on threads of its own; futures resolve on any runtime. The protocol is in `docs/peer-protocol.md`. An example with all
@@ -16,6 +17,8 @@ mod blobs;
 mod capability;
 mod content;
 mod fetch;
+mod fetch_tree;
+mod files;
 mod id;
 mod ledger;
 mod segment;
@@ -31,8 +34,11 @@ pub use blobs::{BlobDirectory, BlobError, BlobWriter};
 pub use capability::{Capability, Denied, ObjectKey, now_ms};
 pub use content::{CHUNK_BYTES, Content, checksum};
 pub use fetch::{
-    Fetch, FetchError, FetchMetrics, FetchRequest, Fetcher, FetcherOptions, Holder, PeerSpeed, SourceError, Upload, UploadRequest,
+    Fetch, FetchError, FetchMetrics, FetchRequest, Fetcher, FetcherOptions, FileError, FileFetch, FileRequest, Holder, PeerSpeed,
+    SourceError, Upload, UploadRequest,
 };
+pub use fetch_tree::{TreeRequest, fetch_tree};
+pub use files::FileIndex;
 pub use id::{Digest, Key, ObjectId};
 pub use segment::{Released, Segment, SegmentPool, SegmentWriter};
 pub use server::{PeerServer, ServerMetrics, ServerOptions};

@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::LocalSet;
 
 use crate::wire::{Code, Instance, abstract_name};
-use crate::{BlobDirectory, Capability, Denied, Digest, Key, ObjectKey, Store, now_ms, sys};
+use crate::{BlobDirectory, Capability, Denied, Digest, FileIndex, Key, ObjectKey, Store, now_ms, sys};
 
 /// How a server behaves.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub struct ServerOptions {
     pub uploads: Option<BlobDirectory>,
     /// Largest upload in bytes.
     pub upload_bytes_max: u64,
+    /// Files that are served by their digests from where they lie.
+    pub files: Option<FileIndex>,
     /// TCP connections are TLS. Who may have what is still a capability's affair.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -59,6 +61,7 @@ impl ServerOptions {
             idle: Duration::from_secs(60),
             uploads: None,
             upload_bytes_max: 256 << 20,
+            files: None,
             tls: None,
         }
     }

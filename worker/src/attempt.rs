@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use scalable_core::ids::Handle;
 use scalable_core::messages::OutcomeClass;
-use scalable_proto::v1::{AttemptReport, Builtin, MemoryMethod, ObjectRef, OutputReport, StartIn};
+use scalable_proto::v1::{AttemptReport, Builtin, LogReport, MemoryMethod, ObjectRef, OutputReport, StartIn};
 use scalable_template::{Builtins, Context, InputDigests, quote_argv, render};
 
 use crate::catalog::{Group, is_ours};
@@ -75,6 +75,10 @@ pub struct Attempt {
     pub message: String,
     /// Published.
     pub outputs: Vec<OutputReport>,
+    /// What its streams are kept as, where the run's directory is not here.
+    pub logs: Vec<LogReport>,
+    /// Objects it reads that no holder gave.
+    pub missing: Vec<ObjectRef>,
     /// Where its directory was kept, relative to the run's.
     pub kept: Option<PathBuf>,
     /// The earlier run whose outputs were taken over.
@@ -119,6 +123,8 @@ impl Attempt {
             cgroup_seen: None,
             message: String::new(),
             outputs: Vec::new(),
+            logs: Vec::new(),
+            missing: Vec::new(),
             kept: None,
             taken_over_from: String::new(),
             settle: None,
@@ -235,6 +241,8 @@ impl Attempt {
             length: None,
             rerun: self.rerun(success),
             taken_over_from: self.taken_over_from.clone(),
+            logs: self.logs.clone(),
+            missing: self.missing.clone(),
             ..AttemptReport::default()
         }
     }
@@ -265,7 +273,7 @@ impl Attempt {
         let (Some(kept), Some(staged), Some(group)) = (&self.kept, &self.staged, &self.order.group) else {
             return command.rerun.clone();
         };
-        let kept = group.run.directory.join(kept);
+        let kept = group.run.directory().join(kept);
         command.rerun.replace(&*staged.directory.to_string_lossy(), &kept.to_string_lossy())
     }
 
@@ -297,7 +305,7 @@ impl Attempt {
     pub fn place(&self) -> Option<Place> {
         let group = self.order.group.as_ref()?;
         Some(Place {
-            run: group.run.directory.clone(),
+            run: group.run.directory().to_owned(),
             group: group.name.clone(),
             index: self.order.index,
             attempt: self.order.attempt,
@@ -314,7 +322,9 @@ pub fn command(order: &Order, group: &Group, staged: Option<&Staged>) -> Result<
     let rendered = render(&group.template, &knows).map_err(|error| error.to_string())?;
     let directory = match (rendered.start_in, staged) {
         (StartIn::Work, Some(staged)) => Some(staged.work.as_path()),
-        _ => group.run.base_directory.as_deref(),
+        // The manifest's directory is not here: a directory of its own is nearer to that than the agent's.
+        (_, Some(staged)) if !group.run.is_shared() => group.run.base_directory().or(Some(staged.work.as_path())),
+        _ => group.run.base_directory(),
     };
     let ours = own_environment(order, group, staged).into_iter().map(|(name, value)| (format!("SCALABLE_{name}"), value));
     let theirs = rendered.env.into_iter().filter(|(name, _)| !is_ours(name));

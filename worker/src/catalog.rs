@@ -35,10 +35,10 @@ pub struct Run {
     pub id: u32,
     /// Its name.
     pub name: String,
-    /// Where its records and outputs lie.
-    pub directory: PathBuf,
-    /// Where a command without a directory of its own starts; nothing is the agent's own.
-    pub base_directory: Option<PathBuf>,
+    announced: PathBuf,
+    base: Option<PathBuf>,
+    mark: Vec<u8>,
+    sight: OnceLock<Sight>,
     /// Directories of failed attempts to keep.
     pub keep_failed: u32,
     /// Names of its groups by ordinal.
@@ -48,7 +48,56 @@ pub struct Run {
     earlier: OnceLock<Earlier>,
 }
 
+/// Whether this worker sees the run's directory.
+#[derive(Debug)]
+struct Sight {
+    directory: PathBuf,
+    shared: bool,
+    base: Option<PathBuf>,
+}
+
+/// The file in a run's directory by which a worker knows that it is that one.
+const MARK: &str = ".here";
+
 impl Run {
+    /// Looks whether the run's directory is here. Blocks: for a helper thread, once. `own` is where the run lies otherwise.
+    pub fn look(&self, own: PathBuf) {
+        self.sight.get_or_init(|| {
+            let seen = std::fs::read(self.announced.join(MARK)).is_ok_and(|mark| mark == self.mark);
+            if seen {
+                return self.here();
+            }
+            tracing::info!(run = %self.name, "the run's directory is not here: its files come and go over the network");
+            // A manifest's directory that is not here either cannot be where a command starts.
+            let base = self.base.clone().filter(|base| base.is_dir());
+            Sight { directory: own, shared: false, base }
+        });
+    }
+
+    fn here(&self) -> Sight {
+        Sight { directory: self.announced.clone(), shared: true, base: self.base.clone() }
+    }
+
+    /// It was looked already.
+    pub fn is_decided(&self) -> bool {
+        self.sight.get().is_some()
+    }
+
+    /// This worker sees the run's directory: what lies there need not move. True until it was looked.
+    pub fn is_shared(&self) -> bool {
+        self.sight.get().is_none_or(|sight| sight.shared)
+    }
+
+    /// Where its records and outputs lie, or what stands for that here.
+    pub fn directory(&self) -> &std::path::Path {
+        self.sight.get().map_or(&self.announced, |sight| &sight.directory)
+    }
+
+    /// Where a command without a directory of its own starts; nothing is its own directory where it has one, else the agent's.
+    pub fn base_directory(&self) -> Option<&std::path::Path> {
+        self.sight.get().map_or(&self.base, |sight| &sight.base).as_deref()
+    }
+
     /// What the earlier run has committed, read when it is first asked for: on a helper thread, it may take long.
     pub fn earlier(&self) -> Option<&Earlier> {
         let directory = self.takes_over.as_ref()?;
@@ -61,6 +110,8 @@ impl Run {
 pub struct Group {
     /// Its run.
     pub run: Arc<Run>,
+    /// Its number within the epoch.
+    pub number: u32,
     /// Its name.
     pub name: String,
     /// The command and all it needs.
@@ -133,13 +184,20 @@ impl Catalog {
         let value = Run {
             id: run.run,
             name: run.name,
-            directory: PathBuf::from(run.directory),
-            base_directory: Some(base).filter(|b| !b.as_os_str().is_empty()),
+            announced: PathBuf::from(run.directory),
+            base: Some(base).filter(|b| !b.as_os_str().is_empty()),
+            mark: run.mark.to_vec(),
+            sight: OnceLock::new(),
             keep_failed: run.keep_failed,
             groups: run.groups,
             takes_over: Some(PathBuf::from(run.takes_over)).filter(|d| d.is_absolute()),
             earlier: OnceLock::new(),
         };
+        if value.mark.is_empty() {
+            // A run without files, or a scheduler that shares every directory.
+            let here = value.here();
+            value.sight.get_or_init(|| here);
+        }
         self.runs.insert(run.run, Arc::new(value));
         Ok(())
     }
@@ -160,8 +218,8 @@ impl Catalog {
         let is_function = matches!(template.command, Some(Command::Function(_)));
         // The group of a function is no directory's name.
         let mut refusal = layout::name("group", &group.name).err().map(|e| e.to_string()).filter(|_| !is_function);
-        if !is_function && !run.directory.is_absolute() {
-            refusal.get_or_insert_with(|| format!("run directory {:?} is not absolute", run.directory));
+        if !is_function && !run.announced.is_absolute() {
+            refusal.get_or_insert_with(|| format!("run directory {:?} is not absolute", run.announced));
         }
         let space = space.or_else(|error| {
             refusal.get_or_insert_with(|| format!("the group's parameters are malformed: {error}"));
@@ -179,6 +237,7 @@ impl Catalog {
             lists: lists(&template),
             grace: if group.grace_ms == 0 { GRACE } else { group.grace_ms.saturating_mul(MILLISECOND) },
             name: group.name,
+            number: group.group,
             run,
             template,
             space,
@@ -212,6 +271,11 @@ impl Catalog {
     /// The group of a dispatch.
     pub fn group(&self, id: u32) -> Option<&Arc<Group>> {
         self.groups.get(&id)
+    }
+
+    /// A run that is not released.
+    pub fn run(&self, id: u32) -> Option<&Arc<Run>> {
+        self.runs.get(&id)
     }
 
     /// Hands over what was announced for an attempt, by input.

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use scalable_core::messages::OutcomeClass;
-use scalable_proto::v1::OutputReport;
+use scalable_proto::v1::{LogReport, OutputReport};
 
 use crate::attempt::{Command, Order, Settle, command};
 use crate::catalog::Group;
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::layout::Place;
 use crate::publish::{Unpublished, keep_or_remove, publish, remove};
+use crate::remote::{Remote, Unready};
 use crate::stage::{Staged, stage, touch_outputs};
 use crate::takeover::Taken;
 
@@ -40,6 +41,8 @@ pub struct Prepare {
     pub key: Option<[u8; 32]>,
     /// A cgroup to be made: where, under which name, with which limit in bytes.
     pub cgroup: Option<(Arc<Cgroups>, String, u64)>,
+    /// Brings what is not here.
+    pub remote: Arc<Remote>,
     /// Without a cgroup the attempt must not start; otherwise the watch takes its place.
     pub cgroup_required: bool,
 }
@@ -47,16 +50,22 @@ pub struct Prepare {
 /// Makes an attempt ready.
 ///
 /// # Errors
-/// One sentence. Nothing of it is left then.
-pub fn prepare(job: &Prepare) -> Result<Ready, String> {
+/// Why not. Nothing of it is left then.
+pub fn prepare(job: &Prepare) -> Result<Ready, Unready> {
     let mut ready = Ready::default();
-    if let (Some(key), Some(earlier)) = (&job.key, job.group.run.earlier()) {
+    if job.group.run.is_shared()
+        && let (Some(key), Some(earlier)) = (&job.key, job.group.run.earlier())
+    {
         ready.taken = earlier.take(&job.group, &job.place, key);
         if ready.taken.is_some() {
             return Ok(ready);
         }
     }
-    match prepare_in_directory(job, &mut ready) {
+    let brought = match job.group.needs_directory {
+        true => job.remote.bring(&job.group, &job.order.objects),
+        false => Ok(()),
+    };
+    match brought.and_then(|()| prepare_in_directory(job, &mut ready).map_err(Unready::from)) {
         Ok(()) => Ok(ready),
         Err(message) => {
             if job.group.needs_directory {
@@ -98,6 +107,8 @@ fn prepare_in_directory(job: &Prepare, ready: &mut Ready) -> Result<(), String> 
 pub struct Settled {
     /// Published outputs, or why there are none although the command succeeded.
     pub outcome: Result<Vec<OutputReport>, Unpublished>,
+    /// What its streams are kept as, where the run's directory is not here.
+    pub logs: Vec<LogReport>,
     /// Where the directory was kept, relative to the run's.
     pub kept: Option<PathBuf>,
     /// Handed back for the report.
@@ -105,20 +116,35 @@ pub struct Settled {
 }
 
 /// Publishes or throws away; removes directory and cgroup, or keeps the directory of a failure.
-pub fn settle(group: &Group, at: &Place, what: Settle, staged: Option<Box<Staged>>, cgroup: Option<Cgroup>) -> Settled {
+pub fn settle(
+    group: &Group,
+    at: &Place,
+    what: Settle,
+    staged: Option<Box<Staged>>,
+    cgroup: Option<Cgroup>,
+    remote: &Remote,
+) -> Settled {
     if let Some(cgroup) = cgroup {
         cgroup.remove();
     }
-    let mut settled = Settled { outcome: Ok(Vec::new()), kept: None, staged };
+    let logs = if group.run.is_shared() { Vec::new() } else { remote.hold_logs(at) };
+    let mut settled = Settled { outcome: Ok(Vec::new()), logs, kept: None, staged };
     let Some(staged) = settled.staged.as_deref_mut() else { return settled };
     // Only the directory's paths are needed from here on.
     (staged.stdin, staged.stdout, staged.stderr) = (None, None, None);
     let worth_keeping = match what {
         Settle::Publish => {
-            settled.outcome = publish(group, at, staged);
-            settled.outcome.is_err()
+            settled.outcome = publish(group, at, staged).and_then(|mut outputs| {
+                if !group.run.is_shared() {
+                    let held = remote.hold(group, at, &mut outputs);
+                    held.map_err(|message| Unpublished { class: OutcomeClass::InfraStart, message })?;
+                }
+                Ok(outputs)
+            });
+            settled.outcome.is_err() && group.run.is_shared()
         }
-        Settle::Discard(class) => !matches!(class, OutcomeClass::Cancelled | OutcomeClass::Preempted),
+        // Where nobody would find it nothing is kept.
+        Settle::Discard(class) => group.run.is_shared() && !matches!(class, OutcomeClass::Cancelled | OutcomeClass::Preempted),
     };
     if worth_keeping {
         // One at a time, so that two helpers do not both take the last place.

@@ -103,6 +103,12 @@ pub fn list_mark(object: &Path) -> Option<PathBuf> {
     Some(object.with_file_name(name))
 }
 
+/// The manifest of a tree, beside the output of kind `dir` or `list` that it describes.
+pub fn tree_manifest(object: &Path) -> PathBuf {
+    let name = object.file_name().unwrap_or_default().to_string_lossy();
+    object.with_file_name(format!(".{name}.tree"))
+}
+
 /// `files/<hex digest>` in the run's directory.
 pub fn content(run: &Path, digest: &[u8]) -> PathBuf {
     run.join("files").join(hex(digest))

@@ -27,6 +27,7 @@ pub mod options;
 pub mod pattern;
 pub mod process;
 pub mod publish;
+pub mod remote;
 pub mod secured;
 pub mod spawn;
 pub mod stage;

@@ -96,12 +96,12 @@ pub struct Options {
     /// Where it listens for other workers and clients, which fetch results; beyond loopback only with --credentials.
     #[arg(long, env = "SCALABLE_PEER_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub peer_address: SocketAddr,
-    /// Send results to workers on the same host over the network as to any other, for measurements.
-    #[arg(long, hide = true)]
-    pub no_short_cuts: bool,
     /// Where they reach it, when that is somewhere else.
     #[arg(long, env = "SCALABLE_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
+    /// Send results to workers on the same host over the network as to any other, for measurements.
+    #[arg(long, hide = true)]
+    pub no_short_cuts: bool,
     /// End at once when the process that started this one ends.
     #[arg(long)]
     pub die_with_parent: bool,

@@ -178,7 +178,7 @@ fn stage_files(group: &Group, staged: &Staged) -> Result<(), StageError> {
         if let Some(parent) = to.parent() {
             make_directory(parent)?;
         }
-        let from = layout::content(&group.run.directory, &file.digest);
+        let from = layout::content(group.run.directory(), &file.digest);
         // Always a copy of its own (of the blocks only, where the file system can): two entries with the same content may differ
         // in being executable, which a link could not.
         place(&from, &to).map_err(|e| failed(&format!("cannot put `{}` there: its content", file.path), &from, &e))?;
@@ -229,7 +229,7 @@ fn stage_input(
     }
     for object in written {
         let output = layout::name("output", &source.output)?;
-        let from = layout::objects(&group.run.directory, upstream, object.index, object.attempt).join(output);
+        let from = layout::objects(group.run.directory(), upstream, object.index, object.attempt).join(output);
         let to = if many { to.join(object.index.to_string()) } else { to.clone() };
         stage_object(name, &from, &to, object, staged, &mut paths)?;
     }
@@ -320,7 +320,7 @@ fn open_stdin(
         _ => return Err(StageError(format!("standard input is {} objects, it must be one", objects.len()))),
     };
     let output = layout::name("output", &source.output)?;
-    let at = layout::objects(&group.run.directory, upstream(group, source.group)?, object.index, object.attempt).join(output);
+    let at = layout::objects(group.run.directory(), upstream(group, source.group)?, object.index, object.attempt).join(output);
     let gone = |e: io::Error| failed("standard input is not there any more:", &at, &e);
     let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&at).map_err(gone)?;
     if !file.metadata().map_err(gone)?.is_file() {

@@ -60,6 +60,7 @@ fn run(tasks: Tasks, count: u32) -> RunSpec {
         client_key: [1; 16],
         max_failures: 0,
         open: tasks == Tasks::Distinct,
+        keeps: false,
         totals: Vec::new(),
         groups: vec![group],
     }

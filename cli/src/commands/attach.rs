@@ -30,7 +30,11 @@ pub fn run(context: &Context, args: &AttachArgs) -> CommandResult {
             scheduler: None,
             outlives: true,
         };
-        drive(&watched, &mut signals).await
+        let ended = drive(&watched, &mut signals).await?;
+        if which.record.fetched && matches!(ended.end, End::Over) {
+            crate::fetch::fetch_run(context.ui, &client, &which.directory).await?;
+        }
+        Ok(ended)
     });
     // It may have ended, and its scheduler with it, between the look at its records and the connection.
     let lost = ended.as_ref().map_or(true, |ended| matches!(ended.end, End::Lost(_)));

@@ -130,6 +130,7 @@ impl Engine {
             totals: Vec::new(),
             groups: Vec::new(),
             open: true,
+            keeps: false,
         })));
         engine.shared.outbox().opened(engine.run.0);
         engine

@@ -137,7 +137,7 @@ impl Scheduler {
         for (ordinal, group) in spec.groups.iter().enumerate() {
             let before = |at: usize| {
                 let known = spec.groups.get(at).filter(|_| at < ordinal);
-                known.map(|known| Before::submitted(at, known, spec.open))
+                known.map(|known| Before::submitted(at, known, spec.open || spec.keeps))
             };
             if group.length == Length::Growing && !spec.open {
                 let message = format!("group '{}' is to grow and its run is not an open one", shown(&group.name));

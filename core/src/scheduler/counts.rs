@@ -30,6 +30,8 @@ pub enum Happening {
     Copied,
     /// A copy is not needed.
     CopyRefused,
+    /// A result cannot be lost any more.
+    Secured,
     /// The last holder of a result was lost.
     ResultLost,
     /// A result is to be made again.
@@ -54,7 +56,7 @@ pub enum Happening {
 
 impl Happening {
     /// All of them, in order.
-    pub const ALL: [Happening; 21] = {
+    pub const ALL: [Happening; 22] = {
         use Happening::*;
         [
             Appended,
@@ -68,6 +70,7 @@ impl Happening {
             Released,
             Copied,
             CopyRefused,
+            Secured,
             ResultLost,
             MadeAgain,
             LineageMadeAgain,

@@ -253,6 +253,8 @@ pub(super) struct Run {
     pub(super) groups_over: u32,
     /// Groups and elements may follow.
     pub(super) open: bool,
+    /// Groups and elements may follow.
+    pub(super) extensible: bool,
     /// It was submitted as an open run: its results are followed until it ends.
     pub(super) kept: bool,
     /// Nothing of it is dispatched.

@@ -307,6 +307,10 @@ impl Scheduler {
                 Some(worker) => self.object_copied(worker, task, out),
                 None => self.counts.fenced += 1,
             },
+            Input::ObjectMissing { session, task } => {
+                self.inputs_missing(&[(task, session)], out);
+            }
+            Input::ObjectSecured { task, attempt } => self.object_secured(task, attempt),
             Input::Forget { run } => self.forget(run),
             Input::Tick => self.expire_leases(now, out),
         }

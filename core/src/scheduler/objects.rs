@@ -53,6 +53,26 @@ impl Scheduler {
         }
     }
 
+    /// A result cannot be lost any more: from here on it is as one that came with its report, and needs no lineage.
+    pub(super) fn object_secured(&mut self, task: TaskRef, attempt: u32) {
+        if self.committed_attempt(task) != Some(attempt) {
+            // It was lost meanwhile and is made again, or is forgotten.
+            return;
+        }
+        let Some(object) = self.groups.get_mut(&task.group).and_then(|group| group.objects.remove(&task.index)) else { return };
+        self.objects -= 1;
+        self.counts.note(Happening::Secured);
+        for holder in object.holders {
+            self.worker_mut(holder).objects.remove(&task);
+        }
+        let TaskRef { group, index } = task;
+        if !self.group_of(group).cells.is_empty() && self.group_of(group).cells.get(index).ups != NIL {
+            self.free_inputs(task, Standing::Heir);
+        }
+        self.look_at_inputs(group, index, index + 1);
+        self.sweeping.push((group, index, index + 1));
+    }
+
     /// The result of an attempt that has just committed.
     pub(super) fn store_result(&mut self, worker: u32, task: TaskRef, result: Stored) {
         let group = self.group_mut(task.group);

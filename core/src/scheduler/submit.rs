@@ -46,8 +46,9 @@ impl Scheduler {
             totals_used: Resources::default(),
             groups: Vec::with_capacity(spec.groups.len()),
             groups_over: 0,
-            open: spec.open,
-            kept: spec.open,
+            open: spec.open || spec.keeps,
+            kept: spec.open || spec.keeps,
+            extensible: spec.open,
             paused: false,
             turn: GroupId(0),
             failures: 0,
@@ -75,7 +76,7 @@ impl Scheduler {
             ids.push(group_id);
         }
         out.push(Output::Submitted { client_key: spec.client_key, run: id, first_group, known: false });
-        if count == 0 && !spec.open {
+        if count == 0 && !spec.open && !spec.keeps {
             self.end_run(id, out);
         }
         for group in ids {
@@ -110,7 +111,8 @@ impl Scheduler {
             run.tasks += u64::from(group.length.unwrap_or(0));
             group.kept = run.kept;
         }
-        for upstream in &group.upstreams {
+        let extensible = self.runs.get(&run_id).is_some_and(|run| run.extensible);
+        for upstream in group.upstreams.iter().filter(|_| extensible) {
             let Some(up) = self.groups.get(&upstream.group) else { continue };
             let whole = matches!(upstream.kind, super::depend::UpstreamKind::Whole) && !up.over && up.kept;
             group.behind.extend(up.behind.iter().copied().chain(whole.then_some(upstream.group)));

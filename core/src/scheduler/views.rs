@@ -129,6 +129,12 @@ impl Scheduler {
         })
     }
 
+    /// Every task of the run is over: only its being open keeps it from ending.
+    pub fn only_open(&self, run: RunId) -> bool {
+        let over = |run: &super::group::Run| run.groups_over as usize == run.groups.len();
+        self.runs.get(&run).is_some_and(|run| run.open && run.end.is_none() && over(run))
+    }
+
     /// Runs that are known, in order of submission.
     pub fn runs(&self) -> impl Iterator<Item = RunId> + '_ {
         self.runs.keys().copied()

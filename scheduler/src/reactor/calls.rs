@@ -50,7 +50,7 @@ impl Reactor {
             groups,
             pools: self.pool_counts(),
             complete: run.complete,
-            note: String::new(),
+            note: self.outputs_note(id),
         }
     }
 
@@ -110,6 +110,7 @@ impl Reactor {
                 pid: session.map_or(0, |session| session.pid),
                 session: view.session.0,
                 host: session.map_or_else(String::new, |session| session.host.clone()),
+                uncopied: u32::try_from(self.outputs.uncopied(view.session)).unwrap_or(u32::MAX),
             }
         };
         let live = |view: &scalable_core::scheduler::WorkerView| !matches!(view.state, WorkerState::Lost | WorkerState::Gone);
@@ -187,7 +188,11 @@ impl Reactor {
             let length = self.machine.group(group.id).and_then(|view| view.length).unwrap_or(0);
             Status::not_found(format!("group `{}` has {length} tasks; there is no [{}]", request.group, request.index))
         })?;
-        Ok(v1::ExplainReply { state: explanation.state.word().to_owned(), sentence: explanation.sentence })
+        let sentence = match self.uncopied_because(run, task) {
+            Some(why) => format!("{}; {why}", explanation.sentence),
+            None => explanation.sentence,
+        };
+        Ok(v1::ExplainReply { state: explanation.state.word().to_owned(), sentence })
     }
 
     /// What is there of a pool, why there is not more, and what was decided about it lately.

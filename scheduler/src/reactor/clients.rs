@@ -273,12 +273,15 @@ impl Reactor {
     }
 
     /// Checks a run and puts it to the machine; the answer follows from the outbox.
-    fn submit(&mut self, client: u64, over_data: bool, spec: v1::RunSpec) -> Result<(), Refused> {
+    fn submit(&mut self, client: u64, over_data: bool, mut spec: v1::RunSpec) -> Result<(), Refused> {
         if self.stopping.is_some() {
             return Err(Refused::new("E_STOPPING", "the scheduler is shutting down", "start it again"));
         }
-        let core = convert::run(&spec, self.machine.names_mut())?;
         file_safe(&spec.name, "run")?;
+        if spec.fetched {
+            spec.directory = self.runs_dir.join(&spec.name).display().to_string();
+        }
+        let core = convert::run(&spec, self.machine.names_mut())?;
         let unrecorded = spec.open && spec.directory.is_empty();
         if !unrecorded && !std::path::Path::new(&spec.directory).is_absolute() {
             return Err(Refused::new(

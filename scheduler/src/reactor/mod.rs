@@ -4,7 +4,8 @@
 //! `workers.rs` keeps the workers' sessions (`columns.rs` gathers what they are sent), `clients.rs` the clients'; `streams.rs` and
 //! `handshake.rs` are what both have in common. `runs.rs` keeps what is known of runs beside the machine, `calls.rs` answers unary
 //! calls. Open runs: `open.rs` takes what clients add and let go of, `payload.rs` keeps arguments and results, `results.rs` what
-//! functions returned, `deliver.rs` sends it on to clients.
+//! functions returned, `deliver.rs` sends it on to clients. `outputs.rs` has what commands have left on workers copied to where it
+//! belongs.
 
 mod calls;
 mod clients;
@@ -12,6 +13,7 @@ mod columns;
 mod deliver;
 mod handshake;
 mod open;
+mod outputs;
 mod payload;
 mod results;
 mod runs;
@@ -19,6 +21,7 @@ mod streams;
 mod workers;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,13 +38,16 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 use crate::convert;
+use crate::output_store::{self, OutputStore};
 use crate::provision::{PoolState, Seen};
 use crate::records::{self, Record};
 use crate::serve::{ConnectionId, Inbound};
 use crate::snapshot::{Counters, Publisher, Snapshot};
 
 use clients::ClientSession;
+use outputs::Outputs;
 use payload::Payload;
+pub(crate) use runs::MARK;
 use runs::RunInfo;
 pub use runs::{GroupInfo, Report};
 use workers::WorkerSession;
@@ -84,6 +90,14 @@ pub struct Surroundings {
     pub seen: mpsc::Receiver<Seen>,
     /// Snapshots for 8787.
     pub snapshots: Publisher,
+    /// Copies what attempts have left on workers.
+    pub store: OutputStore,
+    /// What it has copied.
+    pub copied: mpsc::UnboundedReceiver<output_store::Told>,
+    /// Below it are the directories of runs whose clients share no disk with this process.
+    pub runs_dir: PathBuf,
+    /// How long a run that its client has not fetched is kept.
+    pub results_ttl: Duration,
     /// Ends the process gracefully: the lifeline has closed or a signal came.
     pub stop: mpsc::Receiver<Stop>,
 }
@@ -142,6 +156,9 @@ pub struct Reactor {
     idle_since: Option<Instant>,
     ended_sessions: Vec<SessionId>,
     pools: BTreeMap<String, SeenPool>,
+    outputs: Outputs,
+    runs_dir: PathBuf,
+    results_ttl: Duration,
 }
 
 /// What the provider says of a pool.
@@ -189,6 +206,9 @@ impl Reactor {
             idle_since: Some(Instant::now()),
             ended_sessions: Vec::new(),
             pools: BTreeMap::new(),
+            outputs: Outputs::new(surroundings.store.clone()),
+            runs_dir: surroundings.runs_dir.clone(),
+            results_ttl: surroundings.results_ttl,
         }
     }
 
@@ -226,6 +246,12 @@ impl Reactor {
                         self.recorded(run);
                     }
                 }
+                Some(told) = surroundings.copied.recv() => {
+                    self.outputs_told(told);
+                    while let Ok(told) = surroundings.copied.try_recv() {
+                        self.outputs_told(told);
+                    }
+                }
                 seen = surroundings.seen.recv(), if seen_open => match seen {
                     Some(seen) => self.seen(seen),
                     None => seen_open = false,
@@ -244,6 +270,7 @@ impl Reactor {
             self.flush();
             if snapshot_due <= Instant::now() {
                 self.expire_clients();
+                self.retry_copies();
                 self.publish();
                 snapshot_due = Instant::now() + SNAPSHOT_EVERY;
             }
@@ -269,8 +296,9 @@ impl Reactor {
     }
 
     fn may_end(&self, lifetime: Lifetime) -> bool {
-        let live = self.runs.values().any(|run| !run.complete);
+        let live = self.runs.values().any(|run| !run.complete || run.awaits_client(self.results_ttl));
         if let Some((deadline, _)) = &self.stopping {
+            let live = self.runs.values().any(|run| !run.complete);
             return !live || *deadline <= Instant::now();
         }
         // Without an idle time-to-live, a scheduler that has never had a run waits for one.
@@ -385,11 +413,14 @@ impl Reactor {
             for output in outbox.drain(..) {
                 self.act(output);
             }
-            // Acting calls `step` nowhere, so nothing has been added meanwhile; the allocation is kept.
-            self.outbox = outbox;
+            // What acting has put to the machine is in the outbox already; the allocation is kept where that is nothing.
+            if self.outbox.is_empty() {
+                self.outbox = outbox;
+            }
             self.reports.clear();
             self.result_frames.clear();
-            if !self.pace_clients() {
+            let closed = self.close_runs();
+            if !self.pace_clients() && !closed && self.outbox.is_empty() {
                 break;
             }
         }
@@ -451,7 +482,7 @@ impl Reactor {
             }
             Output::Released { group, first, count } => self.released(group, first, count),
             Output::DropObject { session, task } => self.drop_object(session, task),
-            Output::Restored { task, attempt, token, .. } => self.restored(task, attempt, token),
+            Output::Restored { task, attempt, session, token } => self.restored(task, attempt, session, token),
             Output::RunEnded { run, end } => self.run_ended(run, end),
             Output::WorkerChanged { session, state } => self.worker_changed(session, state),
         }
@@ -462,6 +493,7 @@ impl Reactor {
             cluster: self.cluster_status(None),
             runs: self.runs.keys().rev().take(100).map(|run| self.progress(*run)).collect(),
             counters: self.counters,
+            outputs: self.output_figures(),
         };
         self.snapshots.send_replace(Arc::new(snapshot));
     }

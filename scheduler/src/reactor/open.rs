@@ -63,7 +63,7 @@ impl Reactor {
             let space = Space::with_length(&spec.parameters.clone().unwrap_or_default(), spec.length);
             space.map_err(|error| Refused::new("E_BAD_PARAMETERS", format!("group `{}`: {error}", spec.name), ""))?;
         }
-        let mut core = convert::group(spec, ordinal as usize, self.machine.names_mut())?;
+        let mut core = convert::group(spec, ordinal as usize, false, self.machine.names_mut())?;
         if spec.growing {
             core.length = Length::Growing;
         }

@@ -48,7 +48,7 @@ impl Peers {
         self.by_number.get(&peer).copied()
     }
 
-    fn get(&self, session: SessionId) -> Option<&v1::AnnouncePeer> {
+    pub(super) fn get(&self, session: SessionId) -> Option<&v1::AnnouncePeer> {
         self.by_session.get(&session)
     }
 }
@@ -79,8 +79,10 @@ impl Reactor {
     }
 
     /// An object that was lost is there again: its readers are told where with their dispatch, its client now.
-    pub(super) fn restored(&mut self, task: TaskRef, attempt: u32, token: u32) {
+    pub(super) fn restored(&mut self, task: TaskRef, attempt: u32, session: SessionId, token: u32) {
         if let Some(group) = self.groups.get(&task.group).cloned() {
+            self.note_difference(&group, task, token);
+            self.keep_objects(&group, task, attempt, session, token);
             self.returned(&group, task, attempt, token);
         }
     }
@@ -144,11 +146,14 @@ impl Reactor {
         if let Some(payload) = self.payloads.get_mut(&group) {
             payload.release(first, count);
         }
+        self.outputs_released(group, first, count);
     }
 
     /// A holder may drop its copy.
     pub(super) fn drop_object(&mut self, session: SessionId, task: TaskRef) {
-        if let Some(worker) = self.workers.get_mut(&session) {
+        if !self.drop_held(session, task)
+            && let Some(worker) = self.workers.get_mut(&session)
+        {
             worker.drop_object(task);
         }
     }

@@ -1,19 +1,24 @@
 //! What is known of runs beside the machine: templates, parameters, objects, failures; and what goes into the records.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use scalable_core::ids::{GroupId, RunId, SessionId, TaskRef};
 use scalable_core::messages::{OutcomeClass, RunEnd};
 use scalable_proto::v1;
+use scalable_store::Digest;
 use scalable_template::Space;
+use tonic::Status;
 
 use super::Reactor;
 use crate::convert;
 use crate::records::{Count, Record, RunRecord};
 
+/// The file in a run's directory by which workers know that it is that one.
+pub(crate) const MARK: &str = ".here";
 /// Failures of one run that are pushed to its watchers; the records hold all of them.
 const FAILURES_PUSHED_MAX: u32 = 1000;
 
@@ -105,6 +110,21 @@ impl GroupInfo {
         named.chain([template.stdin.as_ref()]).enumerate().filter_map(|(at, source)| Some((at as u32, source?)))
     }
 
+    /// What kind of output this is.
+    pub(super) fn output_kind(&self, name: &str) -> v1::OutputKind {
+        self.template().outputs.iter().find(|output| output.name == name).map_or(v1::OutputKind::File, v1::Output::kind)
+    }
+
+    /// Some output is only for later tasks.
+    pub(super) fn has_discarded(&self) -> bool {
+        self.template().outputs.iter().any(|output| output.discard)
+    }
+
+    /// Digests of the files beside the manifest that its tasks get.
+    fn files(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.template().files.iter().filter_map(|file| Digest::from_slice(&file.digest))
+    }
+
     /// True for functions each of whose inputs is the result of one task.
     pub(super) fn reads_single_results(&self) -> bool {
         use v1::input_source::Select;
@@ -159,11 +179,16 @@ impl GroupInfo {
 }
 
 /// A committed output.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Stored {
     pub(super) written: bool,
     pub(super) digest: Bytes,
     pub(super) size: u64,
+    /// It is on workers that do not see the run's directory, and perhaps in the output store.
+    pub(super) held: bool,
+    pub(super) manifest: Bytes,
+    pub(super) manifest_size: u64,
+    pub(super) executable: bool,
 }
 
 /// A run as everybody but the machine needs it.
@@ -182,6 +207,11 @@ pub(super) struct RunInfo {
     pub(super) dirty: bool,
     pub(super) failures_pushed: u32,
     pub(super) told_at: Option<Instant>,
+    /// What the file `.here` in its directory says.
+    mark: Bytes,
+    /// Since when it could be fetched by a client that shares no disk, until that has fetched it.
+    to_fetch_since: Option<Instant>,
+    fetched: bool,
 }
 
 impl RunInfo {
@@ -198,6 +228,11 @@ impl RunInfo {
         !self.spec.directory.is_empty()
     }
 
+    /// Its client has not fetched it, and is waited for.
+    pub(super) fn awaits_client(&self, ttl: Duration) -> bool {
+        self.spec.fetched && !self.fetched && self.to_fetch_since.is_none_or(|since| since.elapsed() < ttl)
+    }
+
     pub(super) fn object(&self, task: TaskRef, output: usize) -> Option<&Stored> {
         self.objects.get(&task)?.get(output)
     }
@@ -212,6 +247,7 @@ impl RunInfo {
             groups: self.spec.groups.iter().map(|group| group.name.clone()).collect(),
             takes_over: self.spec.takes_over.clone(),
             strict: self.spec.strict,
+            mark: self.mark.clone(),
         }
     }
 }
@@ -258,7 +294,12 @@ impl Reactor {
         for group in &mut header.groups {
             *group = v1::GroupSpec { name: std::mem::take(&mut group.name), ..Default::default() };
         }
+        let mut mark = Bytes::new();
         if !header.directory.is_empty() {
+            let directory = PathBuf::from(&header.directory);
+            mark = leave_mark(&directory);
+            let files: Vec<Digest> = groups.iter().flat_map(|group| group.files()).collect();
+            self.outputs.store.begin(run, &header.name, directory, files, header.fetched);
             self.record(Record::RunBegan(Box::new(RunRecord {
                 run,
                 spec: header.clone(),
@@ -282,6 +323,9 @@ impl Reactor {
             dirty: true,
             failures_pushed: 0,
             told_at: None,
+            mark,
+            to_fetch_since: None,
+            fetched: false,
         };
         self.runs.insert(run, info);
     }
@@ -291,7 +335,9 @@ impl Reactor {
         if self.touched.replace(group) == Some(group) {
             return;
         }
-        if let Some(run) = self.groups.get(&group).and_then(|group| self.runs.get_mut(&group.run)) {
+        let Some(of) = self.groups.get(&group).map(|group| group.run) else { return };
+        self.outputs.touch(of);
+        if let Some(run) = self.runs.get_mut(&of) {
             run.dirty = true;
         }
     }
@@ -303,20 +349,11 @@ impl Reactor {
     pub(super) fn committed(&mut self, task: TaskRef, attempt: u32, session: SessionId, token: u32) {
         self.counters.committed += 1;
         let Some(group) = self.groups.get(&task.group).cloned() else { return };
+        self.keep_objects(&group, task, attempt, session, token);
         if self.returned(&group, task, attempt, token) && !group.recorded {
             return self.touch(task.group);
         }
         let report = self.report(token);
-        if let (true, Some(Report::Full(report)), Some(run)) = (group.read_by_others, &report, self.runs.get_mut(&group.run)) {
-            let stored = group.template().outputs.iter().map(|output| {
-                let found = report.outputs.iter().find(|found| found.name == output.name && found.written);
-                match found {
-                    Some(found) => Stored { written: true, digest: found.digest.clone(), size: found.size },
-                    None => Stored { written: false, digest: Bytes::new(), size: 0 },
-                }
-            });
-            run.objects.insert(task, stored.collect());
-        }
         self.touch(task.group);
         if group.deliver_to.is_some() && !group.is_function() {
             let report = report.clone().map(Report::into_full).unwrap_or_default();
@@ -325,6 +362,29 @@ impl Reactor {
         if group.recorded {
             let worker = self.worker_name(session);
             self.record(Record::Succeeded { group, index: task.index, attempt, worker, report });
+        }
+    }
+
+    /// What a committed attempt has made, for those that read it and for the output store.
+    pub(super) fn keep_objects(&mut self, group: &GroupInfo, task: TaskRef, attempt: u32, session: SessionId, token: u32) {
+        let Some(Report::Full(report)) = self.report(token) else { return };
+        if let (true, Some(run)) = (group.read_by_others, self.runs.get_mut(&group.run)) {
+            let stored = group.template().outputs.iter().map(|output| {
+                let found = report.outputs.iter().find(|found| found.name == output.name && found.written);
+                found.map_or_else(Stored::default, |found| Stored {
+                    written: true,
+                    digest: found.digest.clone(),
+                    size: found.size,
+                    held: found.held,
+                    manifest: found.manifest.clone(),
+                    manifest_size: found.manifest_size,
+                    executable: found.executable,
+                })
+            });
+            run.objects.insert(task, stored.collect());
+        }
+        if group.recorded {
+            self.outputs_committed(group, task, attempt, session, &report);
         }
     }
 
@@ -358,6 +418,7 @@ impl Reactor {
             self.last_error = Some((task, error));
         }
         if group.recorded {
+            self.logs_held(&group, task, attempt, session, &report);
             let report = Box::new(report);
             self.record(Record::AttemptEnded { group, index: task.index, attempt, worker, report, last: !again });
         }
@@ -397,6 +458,7 @@ impl Reactor {
     pub(super) fn task_failed(&mut self, task: TaskRef, attempts: u32, class: OutcomeClass) {
         let Some(group) = self.groups.get(&task.group).cloned() else { return };
         self.touch(task.group);
+        self.outputs_given_up(task.group, task.index, 1);
         if group.deliver_to.is_some() {
             let error = match self.last_error.take_if(|(failed, _)| *failed == task) {
                 Some((_, error)) => v1::TaskError { class: convert::class_to_wire(class).into(), ..error },
@@ -412,6 +474,7 @@ impl Reactor {
     pub(super) fn skipped(&mut self, group: GroupId, first: u32, count: u32, root: TaskRef) {
         let Some(group) = self.groups.get(&group).cloned() else { return };
         self.touch(group.id);
+        self.outputs_given_up(group.id, first, count);
         self.deliver_range(&group, first, count, OutcomeClass::DependencyFailed, Some(root));
         if !group.recorded {
             return;
@@ -423,6 +486,7 @@ impl Reactor {
     pub(super) fn cancelled(&mut self, group: GroupId, first: u32, count: u32) {
         let Some(group) = self.groups.get(&group).cloned() else { return };
         self.touch(group.id);
+        self.outputs_given_up(group.id, first, count);
         self.deliver_range(&group, first, count, OutcomeClass::Cancelled, None);
         if group.recorded {
             self.record(Record::Range { group, first, count, kind: Count::Cancelled });
@@ -431,6 +495,7 @@ impl Reactor {
 
     pub(super) fn run_ended(&mut self, id: RunId, end: RunEnd) {
         let progress = self.progress(id);
+        self.outputs_ended(id);
         let Some(run) = self.runs.get_mut(&id) else { return };
         run.end = Some(end);
         run.dirty = true;
@@ -443,7 +508,10 @@ impl Reactor {
             self.payloads.remove(&group);
         }
         match self.runs.get(&id).is_some_and(RunInfo::is_recorded) {
-            true => self.record(Record::RunEnded { run: id, end, counts: progress.groups }),
+            true => {
+                let missing = Some(self.outputs_note(id)).filter(|note| !note.is_empty());
+                self.record(Record::RunEnded { run: id, end, counts: progress.groups, outputs_missing: missing });
+            }
             false => self.unrecorded.push(id),
         }
     }
@@ -454,6 +522,8 @@ impl Reactor {
             run.complete = true;
             run.dirty = true;
             run.told_at = None;
+            run.to_fetch_since = Some(Instant::now());
+            self.outputs.store.complete(id);
         }
         if self.runs.values().all(|run| run.complete) {
             self.idle_since = Some(Instant::now());
@@ -461,17 +531,53 @@ impl Reactor {
         self.forget_old_runs();
     }
 
+    /// A client that shares no disk has every file of the run.
+    pub(crate) fn acknowledge_run(&mut self, request: &v1::AcknowledgeRunRequest) -> Result<v1::AcknowledgeRunReply, Status> {
+        let id = self.run_named(&request.run).filter(|_| !request.run.is_empty());
+        let run = id.and_then(|id| self.runs.get_mut(&id));
+        let run = run.ok_or_else(|| Status::not_found(format!("no run `{}` is known here", request.run)))?;
+        if !run.complete {
+            return Err(Status::failed_precondition(format!("run `{}` is not over", request.run)));
+        }
+        // Its own directory goes; that of a client who shares the disk is the client's.
+        let forget = run.spec.fetched && !std::mem::replace(&mut run.fetched, true);
+        if forget && let Some(id) = id {
+            self.forget_outputs(id);
+        }
+        if self.runs.values().all(|run| run.complete) {
+            self.idle_since = Some(Instant::now());
+        }
+        Ok(v1::AcknowledgeRunReply {})
+    }
+
     /// Keeps what is known of ended runs bounded, as the machine does.
     fn forget_old_runs(&mut self) {
         let ended: Vec<RunId> = self.runs.iter().filter(|(_, run)| run.complete).map(|(id, _)| *id).collect();
         for id in ended {
             if self.machine.run(id).is_none()
+                && !self.runs.get(&id).is_some_and(|run| run.awaits_client(self.results_ttl))
                 && let Some(run) = self.runs.remove(&id)
             {
+                self.forget_outputs(id);
                 for group in run.group_ids() {
                     self.groups.remove(&group);
                 }
             }
         }
     }
+}
+
+/// Leaves a mark by which workers know the run's directory. One small file, written here so that it is there before any worker is told of
+/// the run. Where it cannot be written no worker will find it, and the records say what is wrong with the directory.
+fn leave_mark(directory: &Path) -> Bytes {
+    let mut mark = [0; 16];
+    if let Err(error) = getrandom::fill(&mut mark) {
+        tracing::error!(%error, "no random numbers: every worker is taken to see the run's directory");
+        return Bytes::new();
+    }
+    let written = std::fs::create_dir_all(directory).and_then(|()| std::fs::write(directory.join(MARK), mark));
+    if let Err(error) = written {
+        tracing::warn!(directory = %directory.display(), %error, "workers will not know the run's directory");
+    }
+    Bytes::copy_from_slice(&mark)
 }

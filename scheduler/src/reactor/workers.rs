@@ -45,6 +45,7 @@ pub(super) struct WorkerSession {
     shapes: FxHashSet<ShapeId>,
     columns: Columns,
     dropped: v1::DropObjects,
+    stored: v1::AttemptsStored,
     /// Holders of objects that it knows.
     peers: FxHashSet<u32>,
     /// What the last dispatch referred to, and so needs no announcement.
@@ -65,6 +66,7 @@ impl WorkerSession {
             shapes: FxHashSet::default(),
             columns: Columns::default(),
             dropped: v1::DropObjects::default(),
+            stored: v1::AttemptsStored::default(),
             peers: FxHashSet::default(),
             announced: None,
             overflowed: false,
@@ -102,6 +104,13 @@ impl WorkerSession {
         self.dropped.index.push(task.index);
     }
 
+    /// It need not stay for what this attempt has left; said with the next flush.
+    pub(super) fn attempt_stored(&mut self, task: TaskRef, attempt: u32) {
+        self.stored.group.push(task.group.0);
+        self.stored.index.push(task.index);
+        self.stored.attempt.push(attempt);
+    }
+
     /// Sends what has gathered in this batch of inputs, and acknowledgements that no frame has carried; says when to look at those
     /// again.
     pub(super) fn flush(&mut self, now: Instant) -> Option<Instant> {
@@ -109,6 +118,10 @@ impl WorkerSession {
         if !self.dropped.group.is_empty() {
             let dropped = std::mem::take(&mut self.dropped);
             self.send_control(v1::scheduler_control::Body::Drop(dropped));
+        }
+        if !self.stored.group.is_empty() {
+            let stored = std::mem::take(&mut self.stored);
+            self.send_control(v1::scheduler_control::Body::Stored(stored));
         }
         self.streams.acknowledge(now, |acks| v1::SchedulerControl { seq: 0, acks: Some(acks), body: None })
     }
@@ -380,6 +393,7 @@ impl Reactor {
                 self.close_session(session, word);
             }
             self.peers.leave(session);
+            self.outputs_left(session);
             // Forgotten when the outbox is flushed: later outputs of this step still ask for its name.
             self.ended_sessions.push(session);
         }
@@ -492,26 +506,41 @@ impl Reactor {
             return self.send_results(session, dispatch, input, &tasks);
         }
         let output = info.output_ordinal(&source.output);
+        let kind = info.output_kind(&source.output);
+        let mut peers = Vec::new();
         for chunk in indices.chunks(OBJECTS_PER_FRAME_MAX) {
-            let objects = chunk
+            let objects: Vec<v1::ObjectRef> = chunk
                 .iter()
                 .map(|&index| {
                     let task = TaskRef { group: upstream, index };
                     let stored = output.and_then(|output| self.runs.get(&group.run)?.object(task, output));
                     match (stored, self.machine.committed_attempt(task)) {
-                        (Some(stored), Some(attempt)) if stored.written => v1::ObjectRef {
-                            index,
-                            attempt,
-                            digest: stored.digest.clone(),
-                            size: stored.size,
-                            ..Default::default()
-                        },
+                        (Some(stored), Some(attempt)) if stored.written => {
+                            let mut object = v1::ObjectRef {
+                                index,
+                                attempt,
+                                digest: stored.digest.clone(),
+                                size: stored.size,
+                                ..Default::default()
+                            };
+                            if stored.held {
+                                object.group = upstream.0;
+                                object.held = true;
+                                object.kind = kind.into();
+                                object.manifest = stored.manifest.clone();
+                                object.manifest_size = stored.manifest_size;
+                                object.executable = stored.executable;
+                                peers.extend(self.locate(task, &mut object));
+                            }
+                            object
+                        }
                         _ => v1::ObjectRef { index, ..Default::default() },
                     }
                 })
                 .collect();
             let body = v1::scheduler_data::Body::Input(v1::InputChunk { handle: dispatch.handle.to_u64(), input, objects });
             if let Some(worker) = self.workers.get_mut(&session) {
+                peers.drain(..).for_each(|peer| worker.introduce(&peer));
                 worker.send_data(body);
             }
         }

@@ -17,7 +17,7 @@ pub(super) fn replace(path: &Path, value: &Value) -> io::Result<()> {
 
 /// Links `source` under `target`, replacing what is there: a file as a hard link, a directory as a tree of hard links, a
 /// symbolic link as itself.
-pub(super) fn link_tree(source: &Path, target: &Path) -> io::Result<()> {
+pub(crate) fn link_tree(source: &Path, target: &Path) -> io::Result<()> {
     let mut work = vec![(source.to_owned(), target.to_owned())];
     while let Some((source, target)) = work.pop() {
         let kind = fs::symlink_metadata(&source)?.file_type();

@@ -19,6 +19,7 @@ use scalable_proto::v1;
 use tokio::sync::mpsc;
 
 use crate::reactor::{GroupInfo, Report};
+pub(crate) use files::link_tree;
 use run::{Run, Workers};
 
 /// Records waiting to be written.
@@ -101,6 +102,8 @@ pub enum Record {
         end: RunEnd,
         /// Every group's counts.
         counts: Vec<v1::GroupCounts>,
+        /// Why outputs are missing in the run's directory, if any are.
+        outputs_missing: Option<String>,
     },
 }
 
@@ -237,9 +240,9 @@ impl Writer {
                     run.alive(&self.workers);
                 }
             }
-            Record::RunEnded { run: id, end, counts } => {
+            Record::RunEnded { run: id, end, counts, outputs_missing } => {
                 if let Some(mut run) = self.runs.remove(&id) {
-                    run.end(end, &counts);
+                    run.end(end, &counts, outputs_missing.as_deref());
                 }
                 let _ = self.done.blocking_send(id);
             }

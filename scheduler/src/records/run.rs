@@ -177,7 +177,8 @@ impl Run {
         let mut outputs = Map::new();
         for output in report.outputs.iter().filter(|output| output.written) {
             let discard = group.discards(&output.name);
-            if !discard {
+            // What its worker holds gets its name when the output store has it.
+            if !discard && !output.held {
                 let published = self.publish(group, index, attempt, &output.name);
                 self.note("an output's readable name", published);
             }
@@ -365,13 +366,15 @@ impl Run {
         self.note("run.json", written);
     }
 
-    pub(super) fn end(&mut self, end: RunEnd, counts: &[v1::GroupCounts]) {
+    pub(super) fn end(&mut self, end: RunEnd, counts: &[v1::GroupCounts], outputs_missing: Option<&str>) {
         self.flush();
         let status = match end {
             RunEnd::Succeeded => "completed",
             RunEnd::Failed => "failed",
             RunEnd::Cancelled => "cancelled",
         };
+        // No worker is told of the run any more.
+        let _ = fs::remove_file(self.directory.join(crate::reactor::MARK));
         for leftover in ["objects", "attempts"] {
             let removed = match fs::remove_dir_all(self.directory.join(leftover)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -408,6 +411,7 @@ impl Run {
             "groups": groups,
             "first_failure": self.first_failure,
             "problem": self.problem,
+            "outputs_missing": outputs_missing,
         });
         let written = replace(&self.directory.join("summary.json"), &summary);
         self.note("summary.json", written);

@@ -89,7 +89,7 @@ mod tests {
         (3..20).for_each(|i| admission.push(i, 10));
         assert_eq!(all(&mut admission), [3, 4, 5, 6, 7, 8, 9, 10, 1]);
         admission.done(10);
-        assert_eq!(all(&mut admission), [], "small ones give back what large ones are entitled to");
+        assert_eq!(all(&mut admission), [0_u32; 0], "small ones give back what large ones are entitled to");
         (0..4).for_each(|_| admission.done(10));
         assert_eq!(all(&mut admission), [11]);
         admission.done(1000);

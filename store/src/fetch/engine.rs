@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::admission::Admission;
 use super::peer::Peer;
-use super::{Command, Common, FetchAnswer, FetchError, Holder, Pending, add, transfer, upload};
+use super::{Command, Common, FetchAnswer, FetchError, FileError, Holder, Pending, add, file, transfer, upload};
+use crate::content::CHUNK_BYTES;
 use crate::{Capability, Key};
+
+/// Files that one thread receives at once.
+const FILES_AT_ONCE_MAX: usize = 16;
 
 /// Everything one thread knows.
 pub(super) struct Engine {
@@ -66,6 +70,9 @@ pub(super) fn run(runtime: &Runtime, mut commands: mpsc::UnboundedReceiver<Comma
         admission: RefCell::new(Admission::new(share)),
         peers: RefCell::default(),
     });
+    // One chunk of each is in memory.
+    let files_max = usize::try_from(share / CHUNK_BYTES as u64).unwrap_or(usize::MAX).clamp(1, FILES_AT_ONCE_MAX);
+    let files = Rc::new(Semaphore::new(files_max));
     let local = LocalSet::new();
     local.block_on(runtime, async {
         let sweeper = Rc::clone(&engine);
@@ -99,6 +106,19 @@ pub(super) fn run(runtime: &Runtime, mut commands: mpsc::UnboundedReceiver<Comma
                     job.add_sources(request.holders, request.capability);
                     job.waiters.borrow_mut().push((sender, pending));
                     engine.admit();
+                }
+                Command::File(request, sender, pending) => {
+                    let (engine, files) = (Rc::clone(&engine), Rc::clone(&files));
+                    tokio::task::spawn_local(async move {
+                        let turn = files.acquire().await;
+                        let result = match sender.is_closed() || turn.is_err() {
+                            true => Err(FileError::Stopped),
+                            false => file::run(&engine, &request, || !sender.is_closed()).await,
+                        };
+                        drop((turn, pending));
+                        // One that is not waited for any more finds what has come next time.
+                        drop(sender.send(result));
+                    });
                 }
                 Command::Upload(request, sender, pending) => {
                     let engine = Rc::clone(&engine);

@@ -261,28 +261,28 @@ impl Work {
 }
 
 /// A connection in the middle of a request.
-struct Line<'a> {
-    connection: &'a mut Connection,
-    stall: Duration,
-    body: Vec<u8>,
+pub(super) struct Line<'a> {
+    pub(super) connection: &'a mut Connection,
+    pub(super) stall: Duration,
+    pub(super) body: Vec<u8>,
 }
 
 impl Line<'_> {
-    async fn ask(&mut self, request: &Request, received: u64) -> Ended {
+    pub(super) async fn ask(&mut self, request: &Request, received: u64) -> Ended {
         let mut out = Vec::with_capacity(128);
         request.encode(&mut out);
         let sent = timeout(self.stall, self.connection.stream.write_all(&out)).await;
         sent.map_err(|_| SourceError::Stalled(self.stall))?.map_err(|error| broken(received, &error))
     }
 
-    async fn answer(&mut self, received: u64) -> Result<Answer, SourceError> {
+    pub(super) async fn answer(&mut self, received: u64) -> Result<Answer, SourceError> {
         let read = timeout(self.stall, self.connection.stream.read_frame(&mut self.body)).await;
         let kind = read.map_err(|_| SourceError::Stalled(self.stall))?.map_err(|error| broken(received, &error))?;
         Answer::decode(kind, &self.body).ok_or(SourceError::Protocol("an answer that is none"))
     }
 
     /// Receives the chunk at `offset`, in place. Returns its checksum.
-    async fn chunk(&mut self, offset: u64, into: &mut [u8], received: u64) -> Result<u64, SourceError> {
+    pub(super) async fn chunk(&mut self, offset: u64, into: &mut [u8], received: u64) -> Result<u64, SourceError> {
         let stream = &mut self.connection.stream;
         let body = &mut self.body;
         let reading = async {

@@ -132,6 +132,13 @@ pub(super) fn open(shared: &Shared, key: Key, capability: &Capability) -> Result
         Err(LoadError::Gone | LoadError::Closed) => {}
         Err(LoadError::Io(_) | LoadError::Damaged(_)) => return Err(Code::Disk),
     }
+    if let (Key::Blob(digest), Some(files)) = (key, &shared.options.files) {
+        match files.open(digest) {
+            Ok(Some(content)) => return Ok(Opened::Uploaded(content)),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%digest, %error, "a file that should be served cannot be opened"),
+        }
+    }
     match (key, &shared.options.uploads) {
         (Key::Blob(digest), Some(blobs)) => match blobs.get(digest) {
             Ok(Some(content)) => Ok(Opened::Uploaded(content)),
@@ -145,6 +152,7 @@ pub(super) fn open(shared: &Shared, key: Key, capability: &Capability) -> Result
 /// A content to be sent.
 pub(super) enum Opened {
     Stored(Pinned),
+    /// In a file of its own.
     Uploaded(Content),
 }
 

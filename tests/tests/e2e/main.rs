@@ -12,6 +12,7 @@ mod failures;
 mod functions;
 mod kills;
 mod limits;
+mod machines;
 mod resources;
 mod scale;
 mod scaling;

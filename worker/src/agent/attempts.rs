@@ -14,6 +14,7 @@ use crate::job::{self, Prepare, Ready, Settled};
 use crate::lane::{End, Job, LaneEvent, Stream, Which};
 use crate::logs::Written;
 use crate::options::MemoryLimit;
+use crate::remote::Unready;
 use crate::watch::{AGE, AGE_WITH_LIMIT};
 
 impl Agent {
@@ -57,11 +58,21 @@ impl Agent {
                 let reply = v1::RetractReply { given_back: raw(given_back), kept: raw(kept) };
                 self.link.send_control(worker_control::Body::RetractReply(reply));
             }
-            Output::Drained => self.leaving = Leaving::Reports(Instant::now() + LEAVE_MAX),
+            Output::Drained => {
+                // What only this worker has is copied first.
+                let wait = if self.held.is_copied() { LEAVE_MAX } else { self.options.drain_deadline.max(LEAVE_MAX) };
+                self.leaving = Leaving::Reports(Instant::now() + wait);
+            }
         }
     }
 
-    fn stage(&mut self, serial: Serial, inputs: &mut VecDeque<Input>) {
+    pub(super) fn stage(&mut self, serial: Serial, inputs: &mut VecDeque<Input>) {
+        let group = self.attempts.get(&serial).and_then(|attempt| attempt.order.group.clone());
+        if let Some(group) = group.filter(|group| group.refusal.is_none())
+            && !self.is_decided(serial, &group)
+        {
+            return;
+        }
         let Some(attempt) = self.attempts.get_mut(&serial) else { return };
         let refusal = match &attempt.order.group {
             None => Some("the scheduler never announced its group".to_owned()),
@@ -90,11 +101,14 @@ impl Agent {
             order: attempt.order.clone(),
             cgroup: cgroup.map(|cgroups| (cgroups.clone(), serial.0.to_string(), limit)),
             cgroup_required: self.options.memory_limit == MemoryLimit::Cgroup,
+            remote: self.remote.clone(),
             group,
             place,
         };
         let told = self.told.clone();
-        self.helpers.run(move || drop(told.send(Told::Ready(serial, Box::new(job::prepare(&prepare))))));
+        let reads_elsewhere = prepare.order.objects.iter().flatten().any(|object| object.held);
+        let helpers = if prepare.group.run.is_shared() && !reads_elsewhere { &self.helpers } else { &self.bringers };
+        helpers.run(move || drop(told.send(Told::Ready(serial, Box::new(job::prepare(&prepare))))));
     }
 
     fn spawn(&mut self, serial: Serial, inputs: &mut VecDeque<Input>) {
@@ -149,12 +163,13 @@ impl Agent {
         let (Some(group), Some(place)) = (attempt.order.group.clone(), attempt.place()) else {
             return inputs.push_back(Input::Settled(serial, None));
         };
-        if staged.is_none() && cgroup.is_none() {
+        let logs = !group.run.is_shared() && attempt.tails.iter().any(|tail| tail.total > 0);
+        if staged.is_none() && cgroup.is_none() && !logs {
             return inputs.push_back(Input::Settled(serial, None));
         }
-        let told = self.told.clone();
+        let (told, remote) = (self.told.clone(), self.remote.clone());
         self.helpers.run(move || {
-            let settled = job::settle(&group, &place, what, staged, cgroup);
+            let settled = job::settle(&group, &place, what, staged, cgroup, &remote);
             drop(told.send(Told::Settled(serial, Box::new(settled))));
         });
     }
@@ -170,6 +185,7 @@ impl Agent {
             _ => attempt.order.memory_bytes,
         };
         let report = attempt.report(class, limit, self.agent_memory);
+        self.hold(&attempt, &report);
         if report.class() == v1::OutcomeClass::InfraStart {
             tracing::warn!(task = %attempt.name(), attempt = number, message = %report.message, "could not be run");
         }
@@ -238,10 +254,11 @@ impl Agent {
     pub(super) fn hear(&mut self, told: Told) {
         match told {
             Told::Ready(serial, ready) => self.ready(serial, *ready),
+            Told::Looked(run) => self.looked(run),
             Told::Settled(serial, settled) => {
                 let Some(attempt) = self.attempts.get_mut(&serial) else { return };
-                let Settled { outcome, kept, staged } = *settled;
-                (attempt.kept, attempt.staged) = (kept, staged);
+                let Settled { outcome, logs, kept, staged } = *settled;
+                (attempt.kept, attempt.staged, attempt.logs) = (kept, staged, logs);
                 let class = match outcome {
                     Ok(outputs) => {
                         if attempt.taken_over_from.is_empty() {
@@ -290,7 +307,7 @@ impl Agent {
         }
     }
 
-    fn ready(&mut self, serial: Serial, ready: Result<Ready, String>) {
+    fn ready(&mut self, serial: Serial, ready: Result<Ready, Unready>) {
         let Some(attempt) = self.attempts.get_mut(&serial) else { return };
         match ready {
             Ok(Ready { staged, command, cgroup, taken }) => {
@@ -300,9 +317,9 @@ impl Agent {
                 }
                 self.step(Input::Staged(serial));
             }
-            Err(why) => {
-                attempt.message = why;
-                self.step(Input::StageFailed(serial, OutcomeClass::InfraStart));
+            Err(Unready { class, message, missing }) => {
+                (attempt.message, attempt.missing) = (message, missing);
+                self.step(Input::StageFailed(serial, class));
             }
         }
     }

@@ -3,6 +3,7 @@
 
 mod attempts;
 mod functions;
+mod held;
 mod wire;
 
 use std::collections::VecDeque;
@@ -39,6 +40,7 @@ use crate::lane::{Lane, LaneEvent, Strangers};
 use crate::link::{Identity, Link};
 use crate::logs::{Writer, Written};
 use crate::options::{MemoryLimit, Options, host};
+use crate::remote::{Remote, Unready};
 use crate::secured::Secured;
 use crate::watch::{Look, Watch};
 
@@ -64,7 +66,8 @@ pub enum Ended {
 
 /// What helpers and other threads tell the reactor.
 enum Told {
-    Ready(Serial, Box<Result<Ready, String>>),
+    Ready(Serial, Box<Result<Ready, Unready>>),
+    Looked(u32),
     Settled(Serial, Box<Settled>),
     Look(Look),
     Written(Written),
@@ -98,6 +101,10 @@ pub struct Agent {
     #[expect(dead_code, reason = "its drop removes it")]
     directory: Directory,
     functions: Functions,
+    /// Files of runs whose directory is not here.
+    remote: Arc<Remote>,
+    held: held::Held,
+    bringers: Helpers,
     next_serial: u64,
     helpers: Helpers,
     writer: Writer,
@@ -147,8 +154,8 @@ impl Agent {
             peer_address: options.peer_address,
             host: host(),
             executables: options.executables.clone(),
-            short_cuts: !options.no_short_cuts,
             tls,
+            short_cuts: !options.no_short_cuts,
         });
         let objects = objects.context("results cannot be kept here")?;
         let pressure = objects.pressure();
@@ -175,6 +182,9 @@ impl Agent {
         let now = Instant::now();
         Ok(Agent {
             born: now,
+            remote: objects.remote().clone(),
+            held: held::Held::default(),
+            bringers: Helpers::start(held::BRINGERS)?,
             functions: Functions::new(capacity.clone(), objects)?,
             pressure,
             directory,
@@ -348,7 +358,7 @@ impl Agent {
         match self.leaving {
             Leaving::No => {}
             Leaving::Reports(until) if now < until && self.link.has_session() => {
-                if self.batch.is_empty() && self.link.is_acknowledged() {
+                if self.batch.is_empty() && self.link.is_acknowledged() && self.held.is_copied() {
                     self.link.send_control(worker_control::Body::Goodbye(v1::Goodbye { reason: "drained".to_owned() }));
                     self.leaving = Leaving::Goodbye(now + LEAVE_MAX);
                 }
@@ -398,6 +408,7 @@ impl Agent {
     fn begin_anew(&mut self) {
         self.step(Input::Void);
         self.functions(|functions, cx| functions.void(cx));
+        self.void_held();
         self.catalog.clear();
         self.batch.clear();
     }

@@ -67,6 +67,7 @@ impl Agent {
             scheduler_control::Body::Cancel(cancel) => self.step(Input::Cancel(handles(cancel.handles))),
             scheduler_control::Body::Release(release) => {
                 self.functions(|functions, cx| functions.release(cx, &release.runs));
+                self.release_held(&release.runs);
                 self.catalog.release(&release.runs);
             }
             scheduler_control::Body::Drain(drain) => {
@@ -81,8 +82,10 @@ impl Agent {
             scheduler_control::Body::Drop(drop) => {
                 for (group, index) in drop.group.into_iter().zip(drop.index) {
                     self.functions.objects().drop_element(group, index);
+                    self.drop_held(group, index);
                 }
             }
+            scheduler_control::Body::Stored(stored) => self.stored(&stored),
         }
     }
 

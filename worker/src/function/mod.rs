@@ -14,7 +14,7 @@ mod payload;
 mod program;
 mod start;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -560,5 +560,5 @@ fn lane_key(function: &FunctionCall, group: &Group, shape: u32) -> Result<LaneKe
     }
     env.sort_unstable();
     let by_thread = function.isolation() == Isolation::Thread;
-    Ok(LaneKey { program, env, directory: group.run.base_directory.clone(), by_thread, shape })
+    Ok(LaneKey { program, env, directory: group.run.base_directory().map(Path::to_owned), by_thread, shape })
 }

@@ -20,6 +20,8 @@ use scalable_store::{
 };
 use scalable_tls::PeerDialer;
 
+use crate::remote::Remote;
+
 use super::program::{EXECUTABLE_BYTES_MAX, Executables, Local};
 
 /// Bytes of programs that are kept, in all.
@@ -108,10 +110,10 @@ pub struct ObjectOptions {
     pub host: String,
     /// Directory of programs that are there already, each named by its digest.
     pub executables: Option<PathBuf>,
-    /// Whether peers on this host are handed memory instead of bytes.
-    pub short_cuts: bool,
     /// Peers are answered and asked over TLS.
     pub tls: Option<(Arc<rustls::ServerConfig>, PeerDialer)>,
+    /// Whether peers on this host are handed memory instead of bytes.
+    pub short_cuts: bool,
 }
 
 /// See the module.
@@ -123,6 +125,7 @@ pub struct Objects {
     /// By group and index: what is kept here of it.
     here: FxHashMap<(u32, u32), ObjectId>,
     programs: Arc<Programs>,
+    remote: Arc<Remote>,
     key: Option<ObjectKey>,
 }
 
@@ -134,10 +137,13 @@ impl Objects {
     pub fn start(options: ObjectOptions) -> io::Result<Self> {
         let spill = options.directory.join("objects");
         let store = Store::open(StoreOptions::new(&spill, options.memory_bytes_max))?;
-        let (short_cut, (serve, dial)) = (options.short_cuts, options.tls.unzip());
-        let serving = ServerOptions { threads: 1, short_cut, tls: serve, ..ServerOptions::new(options.peer_address) };
+        let (serve, dial) = options.tls.unzip();
+        let short_cut = options.short_cuts;
+        let remote = Arc::new(Remote::start(options.directory.join("runs"), options.host.clone(), dial.clone())?);
+        let files = Some(remote.files().clone());
+        let serving = ServerOptions { threads: 1, tls: serve, files, short_cut, ..ServerOptions::new(options.peer_address) };
         let server = PeerServer::start(serving, store.clone())?;
-        let fetching = FetcherOptions { host: options.host, short_cut, tls: dial, ..FetcherOptions::new(store.pool().clone()) };
+        let fetching = FetcherOptions { host: options.host, tls: dial, short_cut, ..FetcherOptions::new(store.pool().clone()) };
         let fetcher = Fetcher::start(fetching)?;
         let programs = Arc::new(Programs {
             local: Local::new(options.executables),
@@ -146,12 +152,26 @@ impl Objects {
             source: RwLock::default(),
             blobs: Mutex::default(),
         });
-        Ok(Objects { store, fetcher, server, peers: FxHashMap::default(), here: FxHashMap::default(), programs, key: None })
+        Ok(Objects {
+            store,
+            fetcher,
+            server,
+            peers: FxHashMap::default(),
+            here: FxHashMap::default(),
+            programs,
+            remote,
+            key: None,
+        })
     }
 
     /// Where peers are answered.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// Files of runs whose directory is not here.
+    pub fn remote(&self) -> &Arc<Remote> {
+        &self.remote
     }
 
     /// Finds programs, for helpers.
@@ -166,13 +186,16 @@ impl Objects {
             self.server.set_key(key.clone());
         }
         let source = key.clone().zip(Some(store_address.to_owned()).filter(|address| !address.is_empty()));
+        self.remote.welcome(key.clone(), store_address);
         *self.programs.source.write().unwrap_or_else(PoisonError::into_inner) = source;
         self.key = key;
     }
 
     /// A peer is there, or has moved.
     pub fn peer(&mut self, peer: u32, address: String, host: String) {
-        self.peers.insert(peer, Holder { address, host });
+        let holder = Holder { address, host };
+        self.remote.peer(peer, holder.clone());
+        self.peers.insert(peer, holder);
     }
 
     /// Keeps a result that a host has passed.

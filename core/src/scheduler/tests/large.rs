@@ -70,6 +70,7 @@ impl Cluster {
             max_failures: 0,
             totals: Vec::new(),
             open: true,
+            keeps: false,
             groups,
         };
         self.feed(Input::Submit(Box::new(spec)));

@@ -30,6 +30,7 @@ fn started(groups: Vec<GroupSpec>, slots: u64) -> (Scheduler, Outbox) {
         client_key: [0; 16],
         max_failures: 0,
         open: false,
+        keeps: false,
         totals: Vec::new(),
         groups,
     };
@@ -169,6 +170,7 @@ fn ended_runs_are_forgotten_and_leave_nothing() {
             client_key: [number; 16],
             max_failures: 0,
             open: false,
+            keeps: false,
             totals: Vec::new(),
             groups: vec![group(format!("g{number}"), 3, Vec::new())],
         };

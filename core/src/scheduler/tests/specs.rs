@@ -114,6 +114,7 @@ pub(super) fn random_run(rng: &mut Rng, names: &mut Names, number: u64) -> RunSp
         client_key,
         max_failures: if rng.chance(20) { 1 + rng.below(3) as u32 } else { 0 },
         open: false,
+        keeps: false,
         totals,
         groups,
     }

@@ -150,6 +150,10 @@ impl World {
             },
             "pause" | "resume" => Input::Pause { run: self.run, paused: verb == "pause" },
             "copied" => Input::ObjectCopied { session: self.session(words[0]), task: self.task(words[1]).0 },
+            "secured" => {
+                let task = self.task(words[0]).0;
+                Input::ObjectSecured { task, attempt: words[1].parse().unwrap() }
+            }
             "holders" => {
                 let holders = self.machine.holders(self.task(words[0]).0);
                 let holders: Vec<&str> = holders.map(|session| self.workers[&session].as_str()).collect();
@@ -298,6 +302,7 @@ impl World {
             client_key: [key; 16],
             max_failures: number(&all, "max_failures", 0) as u32,
             open: all.contains(&"open"),
+            keeps: false,
             totals,
             groups,
         }))

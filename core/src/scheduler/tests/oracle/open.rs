@@ -75,6 +75,16 @@ impl Oracle {
                     state.holders.insert(*session);
                 }
             }
+            Input::ObjectSecured { task, attempt } => {
+                if let Ok(state) = self.task(*task)
+                    && state.ended == Some(Ended::Succeeded)
+                    && state.attempts == *attempt
+                    && !state.holders.is_empty()
+                {
+                    state.held = false;
+                    state.holders.clear();
+                }
+            }
             _ => {}
         }
     }

@@ -6,7 +6,8 @@ use super::*;
 impl Sim {
     pub(super) fn client_turn(&mut self) -> Result<(), String> {
         match self.rng.below(100) {
-            0..22 => return self.copy(),
+            0..18 => return self.copy(),
+            18..22 => return self.secure(),
             22..27 => return self.kill_a_holder(),
             _ => {}
         }
@@ -134,6 +135,17 @@ impl Sim {
         };
         let session = self.workers[at].session;
         self.feed(Input::ObjectCopied { session, task }).map(|_| ())
+    }
+
+    /// Something is where it cannot be lost; now and then it is what an earlier attempt made.
+    fn secure(&mut self) -> Result<(), String> {
+        let held = self.oracle.held();
+        if held.is_empty() {
+            return Ok(());
+        }
+        let task = *self.rng.pick(&held);
+        let attempt = self.machine.committed_attempt(task).unwrap_or(1) + u32::from(self.rng.chance(20));
+        self.feed(Input::ObjectSecured { task, attempt }).map(|_| ())
     }
 
     /// Which of its inputs an attempt did not get, and from whom: truthfully, or not.

@@ -1,0 +1,145 @@
+//! Carrying a run out on Kubernetes: checks first, then one Job that owns everything, the submit, watching, fetching what came of
+//! it, and taking everything down again.
+
+use scalable_manifest::KubernetesOptions;
+use scalable_provider_k8s::{Access, KubernetesLauncher, Progress};
+
+use super::reach::{Live, destroy_run};
+use super::{KubernetesRecord, launch};
+use crate::carry_out::{Job, detached, with_more};
+use crate::commands::Context;
+use crate::commands::run::finish_watching;
+use crate::drive::{End, Ended, Watched, drive};
+use crate::exit::{CommandResult, Failure};
+use crate::fetch;
+use crate::interrupt::Signals;
+use crate::records::RunRecord;
+use crate::runs::RunDirectory;
+use crate::workflow::Submission;
+
+/// Carries it out; the exit code is the run's.
+pub async fn carry_out(
+    context: &Context,
+    job: &Job<'_>,
+    options: &KubernetesOptions,
+    directory: &RunDirectory,
+    record: &mut RunRecord,
+    submission: Submission,
+) -> CommandResult {
+    let named = &job.how.kubernetes;
+    let access = Access { kubeconfig: named.kubeconfig.clone(), context: named.context.clone().or(options.context.clone()) };
+    let connection = access.connect().await?;
+    let at = KubernetesRecord {
+        namespace: options.namespace.clone().unwrap_or_else(|| connection.namespace.clone()),
+        kubeconfig: access.kubeconfig,
+        context: access.context,
+    };
+    let planned = launch::plan(job.workflow, options, &directory.name, &at.namespace, job.idle_ttl.as_secs())?;
+    let launcher = KubernetesLauncher { client: connection.client.clone(), launch: planned };
+    let found = launcher.check().await?;
+    for reason in &found.not_now {
+        context.ui.warn(format!("waits: {reason}"));
+    }
+    // From here on a signal waits until it can be acted upon.
+    let mut signals = Signals::new()?;
+    record.kubernetes = Some(at.clone());
+    directory.write_record(record)?;
+    let ui = context.ui;
+    let scheduler = {
+        let mut tell = |progress| match progress {
+            Progress::Doing(what) => ui.say(what),
+            Progress::Waiting { reason, message } => ui.say(format!("waits: {reason}: {message}")),
+        };
+        tokio::select! {
+            started = launcher.start_telling(&mut tell) => started?,
+            told = signals.next() => {
+                ui.say("taking down what was created");
+                destroy_run(context, &at, &directory.name).await?;
+                return Ok(told.exit_code());
+            }
+        }
+    };
+    let outcome = match Live::open(scheduler).await {
+        Ok(live) => with_scheduler(context, job, directory, record, &live, submission, &mut signals).await,
+        Err(failure) => Err(failure),
+    };
+    match outcome {
+        Ok(Outcome::GoesOn) => detached(context, directory),
+        Ok(Outcome::Ended(ended)) => {
+            destroy_run(context, &at, &directory.name).await?;
+            finish_watching(context, directory, ended)
+        }
+        Err(failure) => {
+            let left = destroy_run(context, &at, &directory.name).await;
+            Err(with_more(failure, left.err()))
+        }
+    }
+}
+
+/// What became of a run that was begun.
+enum Outcome {
+    /// It goes on without this command line.
+    GoesOn,
+    /// It is over, as far as this command line waits for it.
+    Ended(Ended),
+}
+
+async fn with_scheduler(
+    context: &Context,
+    job: &Job<'_>,
+    directory: &RunDirectory,
+    record: &mut RunRecord,
+    live: &Live,
+    mut submission: Submission,
+    signals: &mut Signals,
+) -> Result<Outcome, Failure> {
+    let namespace = &live.scheduler.run.namespace;
+    context.ui.say(format!(
+        "{}  pod {namespace}/{}  page {} (from elsewhere: kubectl port-forward -n {namespace} svc/{} 8787:8787)",
+        directory.name, live.scheduler.pod, live.http, live.scheduler.run.root.name
+    ));
+    "running".clone_into(&mut record.status);
+    (record.http, record.fetched, submission.spec.fetched) = (Some(live.http.clone()), true, true);
+    directory.write_record(record)?;
+    fetch::bring_files(&live.client, directory, &submission.files).await?;
+    live.client.submit_run(submission.spec).await?;
+    if job.how.detach {
+        return Ok(Outcome::GoesOn);
+    }
+    finish(context, directory, live, signals, false).await
+}
+
+/// Watches to the end and fetches what came of it.
+///
+/// # Errors
+/// When the run cannot be watched, or what came of it cannot be fetched.
+async fn finish(
+    context: &Context,
+    directory: &RunDirectory,
+    live: &Live,
+    signals: &mut Signals,
+    outlives: bool,
+) -> Result<Outcome, Failure> {
+    let path = directory.path.display().to_string();
+    let watched =
+        Watched { ui: context.ui, client: &live.client, run: &directory.name, directory: &path, scheduler: None, outlives };
+    let mut ended = drive(&watched, signals).await?;
+    match &mut ended.end {
+        End::Detached => return Ok(Outcome::GoesOn),
+        End::Lost(failure) => {
+            if let Some(why) = live.why_gone().await {
+                failure.message = format!("the scheduler is gone: {why}\n{}", failure.message);
+            }
+        }
+        End::Over | End::Forced(_) => {
+            let fetched = fetch::fetch_run(context.ui, &live.client, directory).await;
+            match (fetched, &ended.end) {
+                (Ok(_), _) => {}
+                // Nobody waits for the rest of a run that was left.
+                (Err(failure), End::Forced(_)) => context.ui.warn(format!("not everything was fetched: {}", failure.message)),
+                (Err(failure), _) => return Err(failure),
+            }
+        }
+    }
+    Ok(Outcome::Ended(ended))
+}

@@ -1,0 +1,130 @@
+//! From a workflow to what is brought up: the scheduler's pod and its arguments, the pools, the credentials.
+
+use std::collections::BTreeMap;
+
+use scalable_manifest::{Component, DEFAULT_COMPONENT, KubernetesOptions};
+use scalable_provider_k8s::objects::STATE_DIRECTORY;
+use scalable_provider_k8s::pods::{self, CREDENTIALS_DIRECTORY, WorkerContext};
+use scalable_provider_k8s::{Launch, Probe};
+use scalable_tls::NewCluster;
+use serde_json::json;
+
+use super::{HTTP_PORT, PORT, STORE_PORT};
+use crate::exit::Failure;
+use crate::workflow::Workflow;
+
+/// Names the scheduler's image where the target does not.
+pub const IMAGE_VARIABLE: &str = "SCALABLE_SCHEDULER_IMAGE";
+
+/// What is to be brought up. Contacts nobody.
+///
+/// # Errors
+/// Without a scheduler's image, and when a pod cannot be made.
+pub fn plan(
+    workflow: &Workflow,
+    options: &KubernetesOptions,
+    run: &str,
+    namespace: &str,
+    idle_ttl_s: u64,
+) -> Result<Launch, Failure> {
+    let scheduler_image = match (&options.scheduler_image, std::env::var(IMAGE_VARIABLE).ok().filter(|name| !name.is_empty())) {
+        (Some(image), _) => image.clone(),
+        (None, Some(image)) => image,
+        (None, None) => return Err(no_image(&workflow.target())),
+    };
+    let cluster_id = NewCluster::random_id().map_err(|error| Failure::infrastructure(error.to_string()))?;
+    let cluster = NewCluster::create(&cluster_id).map_err(|error| Failure::infrastructure(error.to_string()))?;
+    let mut launch = Launch {
+        cluster_id: cluster_id.clone(),
+        run: run.to_owned(),
+        namespace: namespace.to_owned(),
+        scheduler_image: scheduler_image.clone(),
+        scheduler_command: None,
+        scheduler_args: Vec::new(),
+        probe: Probe::default(),
+        options: options.clone(),
+        pools: Vec::new(),
+        scheduler_secret: files(cluster.scheduler_files()),
+        worker_secret: files(cluster.worker_files()),
+    };
+    let context = WorkerContext {
+        cluster_id,
+        run: run.to_owned(),
+        scheduler_image,
+        address: format!("https://{}", launch.address()),
+        secret: launch.worker_secret_name(),
+    };
+    launch.pools = pools(workflow, options, &context)?;
+    launch.scheduler_args = arguments(&launch, workflow, idle_ttl_s);
+    Ok(launch)
+}
+
+fn files(set: BTreeMap<&'static str, String>) -> BTreeMap<String, Vec<u8>> {
+    set.into_iter().map(|(name, text)| (name.to_owned(), text.into_bytes())).collect()
+}
+
+/// A pool for each component that tasks use; where no task says anything one for all that there are, and for a manifest without
+/// components one that serves every component.
+fn pools(
+    workflow: &Workflow,
+    options: &KubernetesOptions,
+    context: &WorkerContext,
+) -> Result<Vec<scalable_provider_k8s::settings::Pool>, Failure> {
+    let manifest = &workflow.manifest;
+    let pool = |component: &Component| {
+        pods::pool(manifest, options, component, context).map_err(|error| Failure::usage(error.to_string()))
+    };
+    let mut pools = Vec::new();
+    for planned in &workflow.plan.pools {
+        let default = Component { name: DEFAULT_COMPONENT.to_owned(), ..Component::default() };
+        pools.push(pool(manifest.component(&planned.name).unwrap_or(&default))?);
+    }
+    if let ([only], true) = (&mut pools[..], manifest.components.is_empty()) {
+        // As in the original: a target alone is a cluster for everything.
+        only.components = vec!["*".to_owned()];
+    }
+    Ok(pools)
+}
+
+fn arguments(launch: &Launch, workflow: &Workflow, idle_ttl_s: u64) -> Vec<String> {
+    let service = format!("{}.{}.svc", launch.name(), launch.namespace);
+    let scaling = &workflow.manifest.target.scaling;
+    let dials = &scaling.parameters;
+    let dials = json!({
+        "target_duration_ms": dials.target_duration / 1000, "expected_duration_ms": dials.expected_duration / 1000,
+        "expected_start_ms": dials.expected_start / 1000, "scale_down_delay_ms": dials.scale_down_delay / 1000,
+        "idle_timeout_ms": dials.idle_timeout / 1000, "scale_up_burst": dials.scale_up_burst,
+        "scale_up_interval_ms": dials.scale_up_interval / 1000, "max_unschedulable": dials.max_unschedulable,
+        "unschedulable_grace_ms": dials.unschedulable_grace / 1000, "unschedulable_probe": dials.unschedulable_probe,
+        "start_failures": dials.start_failures, "max_total": scaling.max_total,
+    });
+    [
+        ("--credentials", CREDENTIALS_DIRECTORY.to_owned()),
+        ("--listen", format!("0.0.0.0:{PORT}")),
+        ("--http", format!("127.0.0.1:{HTTP_PORT}")),
+        ("--https", format!("$(SCALABLE_POD_IP):{HTTP_PORT}")),
+        ("--http-name", service.clone()),
+        ("--store", format!("0.0.0.0:{STORE_PORT}")),
+        ("--advertise-store", format!("{service}:{STORE_PORT}")),
+        ("--state-dir", format!("{STATE_DIRECTORY}/scheduler")),
+        ("--runs-dir", format!("{STATE_DIRECTORY}/runs")),
+        ("--kubernetes", format!("{CREDENTIALS_DIRECTORY}/settings.json")),
+        ("--scale", dials.to_string()),
+        ("--idle-ttl", idle_ttl_s.to_string()),
+    ]
+    .into_iter()
+    .flat_map(|(option, value)| [option.to_owned(), value])
+    .chain(["--trust-loopback".to_owned(), "--exit-when-done".to_owned()])
+    .collect()
+}
+
+fn no_image(target: &str) -> Failure {
+    let version = env!("CARGO_PKG_VERSION");
+    Failure::usage(format!("no image of the scheduler is named: neither target {target} nor {IMAGE_VARIABLE} says which")).help(
+        format!(
+            "build and push one that the cluster can pull, then name it:\n  docker/build scalable-scheduler\n  docker tag \
+             scalable-scheduler:{version} REGISTRY/scalable-scheduler:{version}\n  docker push \
+             REGISTRY/scalable-scheduler:{version}\n  export {IMAGE_VARIABLE}=REGISTRY/scalable-scheduler:{version}"
+        ),
+    )
+}

@@ -1,0 +1,39 @@
+//! Runs whose cluster is pods of a Kubernetes namespace: bringing one up, reaching one that is there, taking it down.
+
+mod carry_out;
+mod launch;
+mod reach;
+
+pub use carry_out::carry_out;
+pub use reach::{Live, attach, destroy_run, find};
+
+use std::path::PathBuf;
+
+use scalable_provider_k8s::Access;
+use serde::{Deserialize, Serialize};
+
+/// Port of the scheduler for clients.
+pub const PORT: u16 = 8786;
+/// Port of its pages.
+pub const HTTP_PORT: u16 = 8787;
+/// Port of its store.
+pub const STORE_PORT: u16 = 8788;
+
+/// Where a run is on Kubernetes: `kubernetes` in run.json.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KubernetesRecord {
+    /// Namespace of everything.
+    pub namespace: String,
+    /// The kubeconfig that was named, if one was.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context that was named, if one was.
+    pub context: Option<String>,
+}
+
+impl KubernetesRecord {
+    /// How its API is reached.
+    pub fn access(&self) -> Access {
+        Access { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() }
+    }
+}

@@ -1,0 +1,419 @@
+//! The scheduler's output store: what attempts have made on workers that do not see their run's directory is copied into it, by threads of
+//! its own. Nothing of it passes the reactor, which says what is to be copied and hears what came of it.
+//!
+//! A copy is put together beside its place, checked against its digest, and then has its name; one that was cut goes on where it was.
+//! Dependants do not wait for it. At 90 % of the store's limit what does not fit waits until there is room: nothing is dropped, and
+//! whoever holds it keeps it.
+
+use std::collections::VecDeque;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use rustc_hash::FxHashMap;
+use scalable_core::ids::{RunId, TaskRef};
+use scalable_proto::v1;
+use scalable_store::{
+    Digest, FetchMetrics, Fetcher, FetcherOptions, FileError, FileIndex, FileRequest, Holder, ObjectKey, SegmentPool,
+    TreeRequest, fetch_tree, now_ms,
+};
+use scalable_tls::PeerDialer;
+use tokio::sync::mpsc;
+
+use crate::records::link_tree;
+
+/// Threads that copy. Each waits for one output at a time; a tree's files travel side by side.
+const THREADS: usize = 4;
+/// How long a right to fetch from a worker is good for.
+const GRANT_MS: u64 = 3_600_000;
+/// Of the limit, in hundredths, from which on nothing more is taken: the rest is for records and what is counted late.
+const FULL_PERCENT: u64 = 90;
+
+/// What is copied, and under which name.
+#[derive(Clone, Debug)]
+pub struct Copy {
+    /// The run.
+    pub run: RunId,
+    /// Whose outputs.
+    pub task: TaskRef,
+    /// Of which attempt.
+    pub attempt: u32,
+    /// Name of the group.
+    pub group: String,
+    /// Where people find the outputs, relative to the run's directory.
+    pub published: PathBuf,
+    /// What it is.
+    pub outputs: Vec<CopyOutput>,
+    /// Its logs.
+    pub logs: Vec<v1::LogReport>,
+    /// Who has it, in the order in which they are asked.
+    pub holders: Vec<Holder>,
+}
+
+impl Copy {
+    /// Bytes of it.
+    pub fn bytes(&self) -> u64 {
+        let outputs = self.outputs.iter().map(|output| output.size.saturating_add(output.manifest_size));
+        outputs.chain(self.logs.iter().map(|log| log.size)).fold(0, u64::saturating_add)
+    }
+}
+
+/// One output of an attempt.
+#[derive(Clone, Debug)]
+pub struct CopyOutput {
+    /// Its name, which is safe in a path.
+    pub name: String,
+    /// File, directory or list.
+    pub kind: v1::OutputKind,
+    /// Of the content of a file.
+    pub digest: Vec<u8>,
+    /// Bytes of its content.
+    pub size: u64,
+    /// A file that may be executed.
+    pub executable: bool,
+    /// Of the manifest of a tree.
+    pub manifest: Vec<u8>,
+    /// Its bytes.
+    pub manifest_size: u64,
+}
+
+/// What the reactor hears.
+#[derive(Debug)]
+pub enum Told {
+    /// It is in the run's directory.
+    Copied {
+        /// Whose.
+        task: TaskRef,
+        /// Which attempt's.
+        attempt: u32,
+    },
+    /// It could not be copied now.
+    Failed {
+        /// Whose.
+        task: TaskRef,
+        /// Which attempt's.
+        attempt: u32,
+        /// One sentence.
+        why: String,
+        /// It is the holders' fault, not this machine's.
+        missing: bool,
+    },
+    /// It does not fit any more, and is copied when there is room.
+    Waits {
+        /// Whose.
+        task: TaskRef,
+        /// Which attempt's.
+        attempt: u32,
+    },
+}
+
+/// How full the store is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of outputs and logs that were copied.
+    pub bytes: u64,
+    /// What it may hold; `u64::MAX` is no limit.
+    pub limit: u64,
+    /// Copies that do not fit.
+    pub waiting: u64,
+    /// Their bytes.
+    pub waiting_bytes: u64,
+}
+
+struct StoredRun {
+    name: String,
+    directory: PathBuf,
+    /// Nothing is written there any more.
+    complete: bool,
+    files: Option<Arc<Vec<v1::RunFile>>>,
+    bytes: u64,
+    /// The scheduler has chosen the directory: it is removed with the run.
+    own: bool,
+}
+
+#[derive(Default)]
+struct State {
+    runs: FxHashMap<RunId, StoredRun>,
+    queue: VecDeque<Box<Copy>>,
+    parked: VecDeque<Box<Copy>>,
+    bytes: u64,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    limit: u64,
+    files: FileIndex,
+    fetcher: Fetcher,
+    key: ObjectKey,
+    told: mpsc::UnboundedSender<Told>,
+}
+
+/// See the module. Cheap to clone; all clones are one. Its threads end with the process.
+#[derive(Clone)]
+pub struct OutputStore(Arc<Shared>);
+
+impl OutputStore {
+    /// Starts its threads. `files` is what the scheduler's store serves to peers, `limit` what outputs and logs may take, `tls` how workers
+    /// are dialled, if by TLS. The second value says what came of each copy.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(
+        files: FileIndex,
+        key: ObjectKey,
+        limit: u64,
+        tls: Option<PeerDialer>,
+    ) -> io::Result<(Self, mpsc::UnboundedReceiver<Told>)> {
+        let (told, receiver) = mpsc::unbounded_channel();
+        let fetcher =
+            Fetcher::start(FetcherOptions { connections_per_peer: 4, tls, ..FetcherOptions::new(SegmentPool::new(0)) })?;
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), limit, files, fetcher, key, told });
+        for number in 0..THREADS {
+            let shared = shared.clone();
+            std::thread::Builder::new().name(format!("outputs-{number}")).spawn(move || shared.work())?;
+        }
+        Ok((OutputStore(shared), receiver))
+    }
+
+    /// A run begins in this directory; `files` lie in its `files/` and are served from there. `own`: the directory goes with the run.
+    pub fn begin(&self, run: RunId, name: &str, directory: PathBuf, files: impl IntoIterator<Item = Digest>, own: bool) {
+        for digest in files {
+            self.0.files.add(digest, directory.join("files").join(digest.to_hex()));
+        }
+        let stored = StoredRun { name: name.to_owned(), directory, complete: false, files: None, bytes: 0, own };
+        self.0.lock().runs.insert(run, stored);
+    }
+
+    /// The run is over and recorded: its files can be listed.
+    pub fn complete(&self, run: RunId) {
+        if let Some(run) = self.0.lock().runs.get_mut(&run) {
+            run.complete = true;
+        }
+    }
+
+    /// Where a run lies, whether it is complete, and its list if that was made.
+    pub(crate) fn run_of(&self, name: &str) -> Option<(PathBuf, bool, Option<Arc<Vec<v1::RunFile>>>)> {
+        let state = self.0.lock();
+        let run = state.runs.values().find(|run| run.name == name)?;
+        Some((run.directory.clone(), run.complete, run.files.clone()))
+    }
+
+    /// Keeps the list of a run's files; of two that were made at once, the first.
+    pub(crate) fn remember_list(&self, name: &str, files: Arc<Vec<v1::RunFile>>) -> Arc<Vec<v1::RunFile>> {
+        match self.0.lock().runs.values_mut().find(|run| run.name == name) {
+            Some(run) => run.files.get_or_insert(files).clone(),
+            None => files,
+        }
+    }
+
+    /// What is served to peers from where it lies.
+    pub(crate) fn index(&self) -> &FileIndex {
+        &self.0.files
+    }
+
+    /// What rights to fetch are made with.
+    pub(crate) fn key(&self) -> &ObjectKey {
+        &self.0.key
+    }
+
+    /// Copies this as soon as a thread is free.
+    pub fn copy(&self, copy: Box<Copy>) {
+        self.0.lock().queue.push_back(copy);
+        self.0.wake.notify_one();
+    }
+
+    /// Nothing of a task is wanted any more.
+    pub fn give_up(&self, task: TaskRef) {
+        let mut state = self.0.lock();
+        state.queue.retain(|copy| copy.task != task);
+        state.parked.retain(|copy| copy.task != task);
+    }
+
+    /// The run is forgotten: nothing of it is served, and what is the scheduler's own of it is removed. Blocks on the disk.
+    pub fn forget(&self, run: RunId) {
+        let Some(run) = self.0.lock().runs.remove(&run) else { return };
+        self.0.files.remove_below(&run.directory);
+        if run.own
+            && let Err(error) = fs::remove_dir_all(&run.directory)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(directory = %run.directory.display(), %error, "the directory of a run that was fetched could not be removed");
+        }
+        let mut state = self.0.lock();
+        state.bytes = state.bytes.saturating_sub(run.bytes);
+        // What did not fit may fit now.
+        let parked = std::mem::take(&mut state.parked);
+        state.queue.extend(parked);
+        drop(state);
+        self.0.wake.notify_all();
+    }
+
+    /// How full it is.
+    pub fn usage(&self) -> Usage {
+        let state = self.0.lock();
+        let waiting_bytes = state.parked.iter().map(|copy| copy.bytes()).fold(0, u64::saturating_add);
+        Usage { bytes: state.bytes, limit: self.0.limit, waiting: state.parked.len() as u64, waiting_bytes }
+    }
+
+    /// Transfers so far.
+    pub fn metrics(&self) -> FetchMetrics {
+        self.0.fetcher.metrics()
+    }
+}
+
+/// Why a copy did not come about.
+enum Failure {
+    Missing(String),
+    Here(String),
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Unavailable { .. } => Failure::Missing(error.to_string()),
+            _ => Failure::Here(error.to_string()),
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        loop {
+            let mut state = self.lock();
+            let copy = loop {
+                if let Some(copy) = state.queue.pop_front() {
+                    break copy;
+                }
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            };
+            let bytes = copy.bytes();
+            let full = self.limit / 100 * FULL_PERCENT;
+            let Some(run) = state.runs.get(&copy.run) else { continue };
+            let directory = run.directory.clone();
+            let (task, attempt) = (copy.task, copy.attempt);
+            if self.limit < u64::MAX && state.bytes.saturating_add(bytes) > full {
+                state.parked.push_back(copy);
+                drop(state);
+                let _ = self.told.send(Told::Waits { task, attempt });
+                continue;
+            }
+            // Counted before it is there, so that copies side by side cannot pass the limit together.
+            state.bytes += bytes;
+            drop(state);
+            let done = self.carry_out(&copy, &directory);
+            let mut state = self.lock();
+            match (&done, state.runs.get_mut(&copy.run)) {
+                (Ok(()), Some(run)) => run.bytes += bytes,
+                _ => state.bytes = state.bytes.saturating_sub(bytes),
+            }
+            drop(state);
+            // Without a reactor nobody has to know.
+            let _ = self.told.send(match done {
+                Ok(()) => Told::Copied { task, attempt },
+                Err(Failure::Missing(why)) => Told::Failed { task, attempt, why, missing: true },
+                Err(Failure::Here(why)) => Told::Failed { task, attempt, why, missing: false },
+            });
+        }
+    }
+
+    fn carry_out(&self, copy: &Copy, directory: &Path) -> Result<(), Failure> {
+        for log in &copy.logs {
+            let stream = if log.stream == "stdout" { "stdout" } else { "stderr" };
+            let name = format!("{}.{}.{stream}", copy.task.index, copy.attempt);
+            let target = directory.join("logs").join(&copy.group).join(name);
+            self.file(&log.digest, log.size, &copy.holders, &target, 0o644)?;
+        }
+        let mut objects = directory.join("objects").join(&copy.group);
+        objects.extend([copy.task.index.to_string(), copy.attempt.to_string()]);
+        for output in &copy.outputs {
+            let (object, published) = (objects.join(&output.name), directory.join(&copy.published).join(&output.name));
+            match output.kind {
+                v1::OutputKind::File => {
+                    let mode = if output.executable { 0o555 } else { 0o444 };
+                    self.file(&output.digest, output.size, &copy.holders, &object, mode)?;
+                    if let Some(digest) = Digest::from_slice(&output.digest) {
+                        self.files.add(digest, &published);
+                    }
+                }
+                v1::OutputKind::Dir | v1::OutputKind::List => self.tree(output, &copy.holders, &object, &published)?,
+            }
+            let here = |path: &Path, error: io::Error| Failure::Here(format!("{}: {error}", path.display()));
+            if let Some(parent) = published.parent() {
+                fs::create_dir_all(parent).map_err(|error| here(parent, error))?;
+            }
+            link_tree(&object, &published).map_err(|error| here(&published, error))?;
+        }
+        Ok(())
+    }
+
+    fn file(&self, digest: &[u8], size: u64, holders: &[Holder], target: &Path, mode: u32) -> Result<(), Failure> {
+        let here = |path: &Path, error: io::Error| Failure::Here(format!("{}: {error}", path.display()));
+        let digest = Digest::from_slice(digest).ok_or_else(|| Failure::Missing("it was reported without a digest".to_owned()))?;
+        if fs::symlink_metadata(target).is_ok_and(|found| found.is_file() && found.len() == size) {
+            // Under its name it is whole: an attempt's files never change.
+            return Ok(());
+        }
+        let part = beside(target, "part");
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(|error| here(parent, error))?;
+        }
+        let capability = self.key.grant(digest.into(), now_ms() + GRANT_MS);
+        let request = FileRequest { digest, size, holders: holders.to_vec(), capability, part: part.clone() };
+        self.fetcher.fetch_file(request).wait()?;
+        fs::set_permissions(&part, Permissions::from_mode(mode)).map_err(|error| here(&part, error))?;
+        fs::rename(&part, target).map_err(|error| here(target, error))
+    }
+
+    fn tree(&self, output: &CopyOutput, holders: &[Holder], object: &Path, published: &Path) -> Result<(), Failure> {
+        let here = |path: &Path, error: io::Error| Failure::Here(format!("{}: {error}", path.display()));
+        let manifest = Digest::from_slice(&output.manifest);
+        let manifest = manifest.ok_or_else(|| Failure::Missing("a tree was reported without its manifest".to_owned()))?;
+        let manifest_path = beside(object, "tree");
+        if let Some(parent) = object.parent() {
+            fs::create_dir_all(parent).map_err(|error| here(parent, error))?;
+        }
+        if fs::symlink_metadata(object).is_err() {
+            let part = beside(object, "part");
+            let request = TreeRequest {
+                manifest,
+                manifest_size: output.manifest_size,
+                holders: holders.to_vec(),
+                manifest_path: &manifest_path,
+                part: &part,
+            };
+            let grant = |digest: Digest| self.key.grant(digest.into(), now_ms() + GRANT_MS);
+            let tree = fetch_tree(&self.fetcher, &request, grant)?;
+            if output.kind == v1::OutputKind::List {
+                let mark = beside(object, "list");
+                fs::write(&mark, b"").map_err(|error| here(&mark, error))?;
+            }
+            fs::rename(&part, object).map_err(|error| here(object, error))?;
+            self.serve(&tree, published);
+        }
+        self.files.add(manifest, manifest_path);
+        Ok(())
+    }
+
+    /// Workers may ask for a tree's files here too.
+    fn serve(&self, tree: &scalable_store::Tree, at: &Path) {
+        use std::os::unix::ffi::OsStrExt;
+        for (below, node) in tree.entries() {
+            if let scalable_store::TreeNode::File { digest, .. } = node {
+                self.files.add(*digest, at.join(std::ffi::OsStr::from_bytes(below)));
+            }
+        }
+    }
+}
+
+/// `.NAME.WHAT` beside a path.
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{what}"))
+}

@@ -1,0 +1,164 @@
+//! What a client that shares no disk with the scheduler fetches of a run: a list of its directory's files with a digest each, made once
+//! the run is over. The files themselves come from the scheduler's store, as peers' do.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use scalable_proto::v1;
+use scalable_store::{Content, Digest, ObjectKey, now_ms};
+
+use crate::output_store::OutputStore;
+
+/// Files in one reply.
+const FILES_PER_REPLY_MAX: u32 = 2000;
+/// How long the right to fetch a file is good for; a client asks again for what it has not fetched by then.
+const GRANT_MS: u64 = 3_600_000;
+/// Entries of one run's list.
+const FILES_MAX: usize = 8 << 20;
+/// What is of no use to the client, or its own: at the top of a run's directory.
+const LEFT_OUT: [&str; 5] = ["files", "objects", "attempts", "token", "scheduler"];
+
+impl OutputStore {
+    /// The files of a run after the path `after`. Reads every file of the run at the first call: blocks.
+    ///
+    /// # Errors
+    /// Why there is no list, in one sentence.
+    pub fn list(&self, request: &v1::ListRunFilesRequest, address: &str) -> Result<v1::ListRunFilesReply, String> {
+        let Some((directory, complete, known)) = self.run_of(&request.run) else {
+            return Err(format!("no run `{}` is known here", request.run));
+        };
+        if !complete {
+            return Ok(v1::ListRunFilesReply { address: address.to_owned(), ..Default::default() });
+        }
+        let files = match known {
+            Some(files) => files,
+            None => {
+                let files =
+                    walk(&directory).map_err(|error| format!("the files of `{}` cannot be listed: {error}", request.run))?;
+                let index = self.index();
+                for file in files.iter().filter(|file| !file.directory) {
+                    if let Some(digest) = Digest::from_slice(&file.digest) {
+                        index.add(digest, directory.join(&file.path));
+                    }
+                }
+                self.remember_list(&request.run, Arc::new(files))
+            }
+        };
+        let limit = match request.limit {
+            0 => FILES_PER_REPLY_MAX,
+            limit => limit.min(FILES_PER_REPLY_MAX),
+        } as usize;
+        let first = files.partition_point(|file| file.path <= request.after);
+        let first = if request.after.is_empty() { 0 } else { first };
+        let page = files.iter().skip(first).take(limit).map(|file| granted(file, self.key())).collect();
+        let more = files.len() > first + limit;
+        Ok(v1::ListRunFilesReply { complete: true, address: address.to_owned(), files: page, more })
+    }
+}
+
+fn granted(file: &v1::RunFile, key: &ObjectKey) -> v1::RunFile {
+    let mut file = file.clone();
+    if let Some(digest) = Digest::from_slice(&file.digest) {
+        let expires_ms = now_ms() + GRANT_MS;
+        let mac = key.grant(digest.into(), expires_ms).mac.to_vec().into();
+        file.capability = Some(v1::Capability { run: 0, expires_ms, mac });
+    }
+    file
+}
+
+/// Every file and empty directory, in order of paths, with its digest. Hidden files are left out: they are somebody's notes on the way.
+fn walk(root: &Path) -> io::Result<Vec<v1::RunFile>> {
+    let mut found = Vec::new();
+    let mut open = vec![String::new()];
+    while let Some(below) = open.pop() {
+        let mut empty = true;
+        for entry in fs::read_dir(root.join(&below))? {
+            let entry = entry?;
+            // Names of groups, elements and outputs are text; another name in a tree cannot be said in a reply.
+            let name =
+                entry.file_name().into_string().map_err(|name| io::Error::other(format!("a name that is no text: {name:?}")))?;
+            let top = below.is_empty();
+            if top && (name.starts_with('.') || LEFT_OUT.contains(&name.as_str())) || name.ends_with(".new") && top {
+                continue;
+            }
+            empty = false;
+            let path = if top { name } else { format!("{below}/{name}") };
+            let metadata = fs::symlink_metadata(entry.path())?;
+            if metadata.is_dir() {
+                open.push(path);
+                continue;
+            }
+            if !metadata.is_file() {
+                continue;
+            }
+            if found.len() >= FILES_MAX {
+                return Err(io::Error::other(format!("more than {FILES_MAX} files")));
+            }
+            let content = Content::from_file(fs::File::open(entry.path())?, metadata.len())?;
+            found.push(v1::RunFile {
+                path,
+                size: metadata.len(),
+                mode: metadata.permissions().mode() & 0o777,
+                digest: content.digest()?.0.to_vec().into(),
+                ..Default::default()
+            });
+        }
+        if empty && !below.is_empty() {
+            found.push(v1::RunFile { path: below, directory: true, mode: 0o755, ..Default::default() });
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use scalable_core::ids::RunId;
+    use scalable_store::FileIndex;
+
+    #[test]
+    fn a_run_s_files_are_listed_page_by_page_once_it_is_complete() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = directory.path().join("run-1");
+        for (path, content) in
+            [("tasks.jsonl", "{}\n"), ("outputs/a/x", "1"), ("outputs/a.b/y", "22"), ("objects/a/0/1/x", "1"), (".here", "m")]
+        {
+            let path = run.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        fs::create_dir_all(run.join("outputs/empty")).unwrap();
+        let (store, _told) = OutputStore::start(FileIndex::new(), ObjectKey::random().unwrap(), u64::MAX, None).unwrap();
+        store.begin(RunId(1), "run-1", run.clone(), [], true);
+        let ask = |after: &str| {
+            let request = v1::ListRunFilesRequest { run: "run-1".to_owned(), after: after.to_owned(), limit: 2 };
+            store.list(&request, "here:1").unwrap()
+        };
+        let before = ask("");
+        assert!(!before.complete && before.files.is_empty());
+        store.complete(RunId(1));
+        let mut paths = Vec::new();
+        loop {
+            let page = ask(paths.last().map_or("", String::as_str));
+            assert!(page.complete && page.address == "here:1");
+            for file in &page.files {
+                assert_eq!(file.directory, file.capability.is_none());
+                paths.push(file.path.clone());
+            }
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(paths, ["outputs/a.b/y", "outputs/a/x", "outputs/empty", "tasks.jsonl"]);
+        assert!(store.index().open(Digest::of(b"22")).unwrap().is_some());
+        store.forget(RunId(1));
+        assert!(!run.exists() && store.index().is_empty());
+        let gone = v1::ListRunFilesRequest { run: "run-1".to_owned(), ..Default::default() };
+        assert!(store.list(&gone, "").unwrap_err().contains("no run"));
+    }
+}

@@ -1,0 +1,123 @@
+//! Runs whose directory is not here: the look that decides it, what attempts of them have left here for others, and when it may go.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use scalable_core::worker::{Input, Serial};
+use scalable_proto::v1::{self, AttemptReport};
+
+use super::{Agent, Told};
+use crate::attempt::Attempt;
+use crate::catalog::Group;
+
+/// Threads that bring what attempts read: as many attempts can wait for a network at once.
+pub(super) const BRINGERS: usize = 8;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// Attempts that wait for the look at their run's directory.
+    undecided: Vec<Serial>,
+    /// Runs that are being looked at.
+    looking: FxHashSet<u32>,
+    /// Outputs by group and index, and where they lie.
+    objects: FxHashMap<(u32, u32), PathBuf>,
+    /// Attempts with something that the scheduler's store has not copied yet, and their logs.
+    uncopied: FxHashMap<(u32, u32, u32), Vec<PathBuf>>,
+}
+
+impl Held {
+    /// Nothing here is wanted by the scheduler's store any more.
+    pub(super) fn is_copied(&self) -> bool {
+        self.uncopied.is_empty()
+    }
+}
+
+impl Agent {
+    /// True when the attempt can be made ready now. Otherwise it is when it is known where its run lies.
+    pub(super) fn is_decided(&mut self, serial: Serial, group: &Arc<Group>) -> bool {
+        let run = &group.run;
+        if run.is_decided() {
+            return true;
+        }
+        self.held.undecided.push(serial);
+        if self.held.looking.insert(run.id) {
+            let (run, own, told) = (run.clone(), self.remote.directory(&run.name), self.told.clone());
+            self.helpers.run(move || {
+                run.look(own);
+                drop(told.send(Told::Looked(run.id)));
+            });
+        }
+        false
+    }
+
+    /// It is known where a run lies.
+    pub(super) fn looked(&mut self, run: u32) {
+        self.held.looking.remove(&run);
+        let mut inputs: VecDeque<Input> = VecDeque::new();
+        for serial in std::mem::take(&mut self.held.undecided) {
+            self.stage(serial, &mut inputs);
+        }
+        self.go_on(inputs, Vec::new());
+    }
+
+    /// An attempt is over: what it has left here is kept until the scheduler lets go of it.
+    pub(super) fn hold(&mut self, attempt: &Attempt, report: &AttemptReport) {
+        let (Some(group), Some(place)) = (&attempt.order.group, attempt.place()) else { return };
+        let wanted = |output: &v1::OutputReport| {
+            output.held && !group.template.outputs.iter().any(|known| known.name == output.name && known.discard)
+        };
+        if report.outputs.iter().any(|output| output.held) {
+            self.held.objects.insert((group.number, place.index), place.objects());
+        }
+        if !report.logs.is_empty() || report.outputs.iter().any(wanted) {
+            let logs = report.logs.iter().map(|log| place.log(&log.stream)).collect();
+            self.held.uncopied.insert((group.number, place.index, place.attempt), logs);
+        }
+    }
+
+    /// The scheduler's store has these, or does not want them.
+    pub(super) fn stored(&mut self, stored: &v1::AttemptsStored) {
+        let mut logs = Vec::new();
+        for ((group, index), attempt) in stored.group.iter().zip(&stored.index).zip(&stored.attempt) {
+            logs.extend(self.held.uncopied.remove(&(*group, *index, *attempt)).unwrap_or_default());
+        }
+        self.remove_later(logs);
+    }
+
+    /// Nobody reads this element's outputs any more.
+    pub(super) fn drop_held(&mut self, group: u32, index: u32) {
+        if let Some(objects) = self.held.objects.remove(&(group, index)) {
+            self.remove_later(vec![objects]);
+        }
+    }
+
+    /// Nobody needs anything of these runs any more.
+    pub(super) fn release_held(&mut self, runs: &[u32]) {
+        let mut directories = Vec::new();
+        for run in runs.iter().filter_map(|run| self.catalog.run(*run)).filter(|run| !run.is_shared()) {
+            directories.push(run.directory().to_owned());
+        }
+        if !directories.is_empty() {
+            self.held.objects.retain(|_, objects| !directories.iter().any(|directory| objects.starts_with(directory)));
+            self.remove_later(directories);
+        }
+    }
+
+    /// The session is over: nothing of it is wanted.
+    pub(super) fn void_held(&mut self) {
+        self.held = Held::default();
+        let old = self.remote.begin_anew();
+        self.remove_later(vec![old]);
+    }
+
+    fn remove_later(&self, paths: Vec<PathBuf>) {
+        if paths.is_empty() {
+            return;
+        }
+        let remote = self.remote.clone();
+        self.helpers.run(move || paths.iter().for_each(|path| remote.remove(path)));
+    }
+}
