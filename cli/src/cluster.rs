@@ -114,7 +114,8 @@ pub async fn serve(cluster: Cluster<'_>, signals: &mut Signals, idle_ttl: Durati
     result
 }
 
-fn is_live(run: &v1::RunProgress) -> bool {
+/// A run that is not over.
+pub fn is_live(run: &v1::RunProgress) -> bool {
     matches!(run.state(), v1::RunState::Running | v1::RunState::Cancelling)
 }
 

@@ -26,13 +26,32 @@ pub async fn run(cluster: Cluster<'_>, signals: &mut Signals, target: &str, comm
 }
 
 async fn drive(cluster: &Cluster<'_>, signals: &mut Signals, target: &str, command: &[OsString]) -> CommandResult {
+    let environment = [
+        ("SCALABLE_ADDRESS", cluster.scheduler.ready.address.clone()),
+        ("SCALABLE_TOKEN_FILE", cluster.record.token_file.clone().unwrap_or_default()),
+    ];
+    let gone = async { cluster.ended(cluster.scheduler.exited().await) };
+    run_beside(&environment, target, &cluster.directory.name, command, signals, gone).await
+}
+
+/// Runs a driver with `environment` to its end, or until the cluster is `gone`.
+///
+/// # Errors
+/// When it cannot be started, and how the cluster ended when that came first.
+pub async fn run_beside(
+    environment: &[(&str, String)],
+    target: &str,
+    run: &str,
+    command: &[OsString],
+    signals: &mut Signals,
+    gone: impl Future<Output = Failure>,
+) -> CommandResult {
     let (program, arguments) = command.split_first().ok_or_else(|| Failure::usage("--workflow needs a command after `--`"))?;
     let mut child = tokio::process::Command::new(program)
         .args(arguments)
-        .env("SCALABLE_ADDRESS", &cluster.scheduler.ready.address)
-        .env("SCALABLE_TOKEN_FILE", cluster.record.token_file.as_deref().unwrap_or_default())
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .env("SCALABLE_TARGET", target)
-        .env("SCALABLE_RUN", &cluster.directory.name)
+        .env("SCALABLE_RUN", run)
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| {
@@ -40,17 +59,18 @@ async fn drive(cluster: &Cluster<'_>, signals: &mut Signals, target: &str, comma
                 .help("name an executable after `--`; a script needs its interpreter: -- python3 driver.py")
         })?;
     let pid = child.id().map(|pid| Pid::from_raw(pid.cast_signed()));
+    tokio::pin!(gone);
     loop {
         tokio::select! {
             status = child.wait() => {
                 let status = status.map_err(|error| Failure::io("wait for the driver", &error))?;
                 return Ok(exit_code(status));
             }
-            status = cluster.scheduler.exited() => {
+            failure = &mut gone => {
                 // What it drove is gone; it may want to say so itself.
                 pass_on(pid, Signal::SIGTERM);
                 let _ = tokio::time::timeout(GONE_WITHIN, child.wait()).await;
-                return Err(cluster.ended(status));
+                return Err(failure);
             }
             told = signals.next() => match told {
                 // A terminal has told it already.

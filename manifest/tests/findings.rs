@@ -275,11 +275,7 @@ fn targets() {
     }
     check(
         &target("provider: kubernetes, adapt_min: 2"),
-        &[
-            "4:6 W_MISSING_IMAGE targets.t.image",
-            "4:29 W_UNKNOWN_K8S_OPTION targets.t.adapt_min",
-            "4:6 W_PROVIDER_UNAVAILABLE targets.t.provider",
-        ],
+        &["4:6 W_MISSING_IMAGE targets.t.image", "4:29 W_UNKNOWN_K8S_OPTION targets.t.adapt_min"],
     );
     // What is above the target's limits is cut to them, and said.
     let clipped = "image: i, resources: {requests: {cpu: 4, memory: 8G}}, limits: {cpus: 2, memory: 16G}";
@@ -287,10 +283,7 @@ fn targets() {
     assert!(
         places(&Case::new(&target(&format!("provider: kubernetes, {clipped}"))).findings()).iter().any(|p| p.ends_with(finding))
     );
-    check(
-        &target("provider: kubernetes, image: i, walltime: 1h"),
-        &["4:39 W_NO_EFFECT targets.t.walltime", "4:6 W_PROVIDER_UNAVAILABLE targets.t.provider"],
-    );
+    check(&target("provider: kubernetes, image: i, walltime: 1h"), &["4:39 W_NO_EFFECT targets.t.walltime"]);
     assert_eq!(errors(&Case::new(&target("provider: aws, cluster_type: eks")).findings()), ["E_INVALID_CLUSTER_TYPE"]);
     assert!(places(&Case::new(&target("provider: gcp")).findings()).iter().any(|p| p.contains("W_MISSING_PROJECT_ID")));
 }

@@ -343,3 +343,81 @@ async fn a_scheduler_that_does_not_start_leaves_nothing() {
     assert!(ended.starts_with("Failed: DeadlineExceeded"), "{ended}");
     ground.finish().await;
 }
+
+#[tokio::test]
+async fn an_api_that_is_away_costs_no_worker() {
+    let Some(kubeconfig) = kubeconfig("an API server that does not answer") else { return };
+    let ground = Ground::new(kubeconfig, "away").await.with_role().await;
+    let manifest = manifest(STAND_IN, "  c: {}\n");
+    let launcher = ground.launcher("away", pools(&manifest, "away"), manifest.target.kubernetes.clone().unwrap());
+    let (scheduler, _) = start(&launcher).await;
+    let settings = Settings::parse(&scheduler.credentials().await.unwrap()["settings.json"]).unwrap();
+    let account = format!("system:serviceaccount:{}:{}", ground.name, scheduler.run.root.name);
+    let proxy = common::Proxy::before(&ground.config_of(&account)).await;
+    let provider = || {
+        let (settings, config) = (settings.clone(), proxy.config.clone());
+        KubernetesProvider::start(ProviderOptions { settings, config, log_directory: None, limits: Limits::default() }).unwrap()
+    };
+    let first = provider();
+    let mut seen = first.observe();
+    assert_eq!(first.apply(vec![create("c", 0), create("c", 1)]).await, vec![]);
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let running = until(&mut seen, "a worker", |o| match o {
+            Observation::Running { name, .. } => Some(name.clone()),
+            _ => None,
+        });
+        names.push(running.await);
+    }
+    names.sort();
+
+    // It is away: what is asked for now is not now, nobody is declared dead, and what happens meanwhile is seen afterwards.
+    proxy.set_open(false);
+    let refused = first.apply(vec![create("c", 2)]).await;
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].1.class, ReasonClass::NotNow, "{refused:?}");
+    let problem = until(&mut seen, "that it does not answer", |o| match o {
+        Observation::Reach { problem } => Some(problem.clone()),
+        Observation::Died { name, .. } => panic!("{name} was declared dead"),
+        _ => None,
+    });
+    println!("the API is away: {:?}", problem.await);
+    first.apply(vec![Operation::Drain { name: names[1].clone() }]).await;
+    ground.pods().delete(&names[0], &DeleteParams::default().grace_period(0)).await.unwrap();
+    proxy.set_open(true);
+    let mut ended = Vec::new();
+    while ended.len() < 2 {
+        let (name, cause) = until(&mut seen, "two ends", |o| match o {
+            Observation::Died { name, cause, .. } => Some((name.clone(), *cause)),
+            _ => None,
+        })
+        .await;
+        assert_eq!(cause, Cause::Removed);
+        ended.push(name);
+    }
+    ended.sort();
+    assert_eq!(ended, names);
+
+    // A provider that begins anew takes over what is there.
+    assert_eq!(first.apply(vec![create("c", 2), create("c", 3)]).await, vec![]);
+    let there: Vec<_> = ground.pods().list(&ListParams::default().labels("scalable.io/role=worker")).await.unwrap().items;
+    assert_eq!(there.len(), 2, "no pod was created twice");
+    drop((first, seen));
+    let second = provider();
+    let mut seen = second.observe();
+    let mut taken = Vec::new();
+    while taken.len() < 2 {
+        let started = until(&mut seen, "what is there", |o| match o {
+            Observation::Started { name, ordinal, .. } => Some((*ordinal, name.clone())),
+            _ => None,
+        });
+        taken.push(started.await);
+    }
+    taken.sort();
+    assert_eq!(taken.iter().map(|(ordinal, _)| *ordinal).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(second.apply(vec![create("c", 2), create("c", 3)]).await, vec![]);
+    second.shutdown().await;
+    assert_eq!(workers_left(&ground).await, 0);
+    destroy(&launcher.client, &scheduler.run).await.unwrap_or_else(|error| panic!("{error}"));
+    ground.finish().await;
+}

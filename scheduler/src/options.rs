@@ -27,10 +27,10 @@ pub struct Options {
     #[arg(long, env = "SCALABLE_CREDENTIALS", value_name = "DIR", conflicts_with = "token_file")]
     pub credentials: Option<PathBuf>,
     /// Whoever reaches --http may read without a token: where loopback is this pod's own.
-    #[arg(long, requires = "credentials")]
+    #[arg(long)]
     pub trust_loopback: bool,
     /// What --http serves, over TLS, at this address beyond loopback.
-    #[arg(long, env = "SCALABLE_HTTPS", value_name = "ADDRESS", requires = "credentials")]
+    #[arg(long, env = "SCALABLE_HTTPS", value_name = "ADDRESS")]
     pub https: Option<SocketAddr>,
     /// A further name that --http and --https answer to; may be repeated.
     #[arg(long = "http-name", env = "SCALABLE_HTTP_NAMES", value_name = "NAME", value_delimiter = ',')]
@@ -42,10 +42,10 @@ pub struct Options {
     #[arg(long, env = "SCALABLE_ADVERTISE_STORE", value_name = "HOST:PORT")]
     pub advertise_store: Option<String>,
     /// File with workers that may have a certificate: lines of NAME UID ADDRESS, `*` for any address.
-    #[arg(long, env = "SCALABLE_ADMIT", value_name = "FILE", requires = "credentials")]
+    #[arg(long, env = "SCALABLE_ADMIT", value_name = "FILE")]
     pub admit: Option<PathBuf>,
     /// A proxy stands between workers and this scheduler: do not compare their addresses.
-    #[arg(long, requires = "credentials")]
+    #[arg(long)]
     pub trust_proxy: bool,
     /// How long certificates are good, milliseconds.
     #[arg(long, env = "SCALABLE_CERTIFICATE_LIFETIME_MS", default_value_t = 86_400_000, hide = true,
@@ -69,7 +69,7 @@ pub struct Options {
     pub local_workers: Option<String>,
     /// Start and keep the workers that this document describes as pods of a namespace.
     #[cfg(feature = "k8s")]
-    #[arg(long, value_name = "FILE", conflicts_with = "local_workers", requires = "credentials")]
+    #[arg(long, value_name = "FILE", conflicts_with = "local_workers")]
     pub kubernetes: Option<PathBuf>,
     /// Scale pools with their work; how (JSON, see `dials`). With `--local-workers` between its `minimum` and `maximum`.
     #[arg(long, value_name = "JSON", hide = true)]
@@ -117,6 +117,16 @@ impl Options {
             return Err(format!(
                 "--https {https}: name the address of this machine or pod, since --http holds that port of loopback"
             ));
+        }
+        // Not left to the parser: it lets a missing option pass that is in conflict with one that is there.
+        let secured = [
+            ("--https", self.https.is_some()),
+            ("--trust-loopback", self.trust_loopback),
+            ("--admit", self.admit.is_some()),
+            ("--trust-proxy", self.trust_proxy),
+        ];
+        if let (None, Some((what, _))) = (&self.credentials, secured.iter().find(|(_, given)| *given)) {
+            return Err(format!("{what} goes with --credentials DIR, the cluster's credentials"));
         }
         let beyond = [("--listen", Some(self.listen)), ("--store", self.store)];
         if self.credentials.is_none() {

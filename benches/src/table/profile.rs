@@ -60,29 +60,37 @@ fn tree() -> Vec<u32> {
     all
 }
 
+/// Percent of all samples.
+struct Process {
+    comm: String,
+    share: f64,
+    /// The largest first, as perf reports them.
+    functions: Vec<(String, f64)>,
+}
+
 /// Lines of `overhead, comm, symbol` as sentences.
 fn summed_up(report: &str) -> Vec<String> {
-    let mut processes: Vec<(String, f64, Vec<(String, f64)>)> = Vec::new();
+    let mut processes: Vec<Process> = Vec::new();
     for line in report.lines().filter(|line| !line.starts_with('#')) {
         let mut fields = line.split('\t').map(str::trim);
         let (Some(share), Some(comm), Some(symbol)) = (fields.next(), fields.next(), fields.next()) else { continue };
         let Ok(share) = share.trim_end_matches('%').parse::<f64>() else { continue };
-        let at = processes.iter().position(|(of, ..)| of == comm).unwrap_or_else(|| {
-            processes.push((comm.to_owned(), 0.0, Vec::new()));
+        let at = processes.iter().position(|of| of.comm == comm).unwrap_or_else(|| {
+            processes.push(Process { comm: comm.to_owned(), share: 0.0, functions: Vec::new() });
             processes.len() - 1
         });
-        let (_, sum, functions) = &mut processes[at];
-        *sum += share;
+        let of = &mut processes[at];
+        of.share += share;
         // "[.] name" or "[k] name".
         let name = symbol.split_once(' ').map_or(symbol, |(_, name)| name.trim());
-        functions.push((name.to_owned(), share));
+        of.functions.push((name.to_owned(), share));
     }
-    processes.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let sentence = |(comm, sum, functions): (String, f64, Vec<(String, f64)>)| {
-        let each = functions.iter().take(FUNCTIONS).map(|(name, share)| format!("{name} {:.0} %", share / sum * 100.0));
-        format!("{comm} {sum:.0} %: {}", each.collect::<Vec<_>>().join(", "))
+    processes.sort_by(|a, b| b.share.total_cmp(&a.share));
+    let sentence = |Process { comm, share: all, functions }: Process| {
+        let each = functions.iter().take(FUNCTIONS).map(|(name, share)| format!("{name} {:.0} %", share / all * 100.0));
+        format!("{comm} {all:.0} %: {}", each.collect::<Vec<_>>().join(", "))
     };
-    processes.into_iter().filter(|(_, sum, _)| *sum >= 1.0).map(sentence).collect()
+    processes.into_iter().filter(|of| of.share >= 1.0).map(sentence).collect()
 }
 
 #[cfg(test)]

@@ -1,21 +1,29 @@
 //! Carrying a run out on Kubernetes: checks first, then one Job that owns everything, the submit, watching, fetching what came of
 //! it, and taking everything down again.
 
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
 use scalable_manifest::KubernetesOptions;
 use scalable_provider_k8s::{Access, KubernetesLauncher, Progress};
 
 use super::reach::{Live, destroy_run};
 use super::{KubernetesRecord, launch};
 use crate::carry_out::{Job, detached, with_more};
+use crate::cluster::is_live;
 use crate::commands::Context;
 use crate::commands::run::finish_watching;
 use crate::drive::{End, Ended, Watched, drive};
-use crate::exit::{CommandResult, Failure};
+use crate::driver;
+use crate::exit::{CommandResult, Failure, code};
 use crate::fetch;
 use crate::interrupt::Signals;
 use crate::records::RunRecord;
 use crate::runs::RunDirectory;
 use crate::workflow::Submission;
+
+/// How often it is looked whether anything runs, and whether there is a scheduler.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Carries it out; the exit code is the run's.
 pub async fn carry_out(
@@ -65,6 +73,14 @@ pub async fn carry_out(
     };
     match outcome {
         Ok(Outcome::GoesOn) => detached(context, directory),
+        Ok(Outcome::Over(exit_code)) => {
+            let status = if exit_code == code::OK { "completed" } else { "failed" };
+            record.finished_at = Some(Timestamp::now().to_string());
+            (record.status, record.http) = (status.to_owned(), None);
+            directory.write_record(record)?;
+            destroy_run(context, &at, &directory.name).await?;
+            Ok(exit_code)
+        }
         Ok(Outcome::Ended(ended)) => {
             destroy_run(context, &at, &directory.name).await?;
             finish_watching(context, directory, ended)
@@ -82,6 +98,8 @@ enum Outcome {
     GoesOn,
     /// It is over, as far as this command line waits for it.
     Ended(Ended),
+    /// A cluster without tasks of its own is over, with this exit code.
+    Over(u8),
 }
 
 async fn with_scheduler(
@@ -101,12 +119,86 @@ async fn with_scheduler(
     "running".clone_into(&mut record.status);
     (record.http, record.fetched, submission.spec.fetched) = (Some(live.http.clone()), true, true);
     directory.write_record(record)?;
+    if submission.spec.groups.is_empty() {
+        return serve(context, job, directory, live, signals).await;
+    }
     fetch::bring_files(&live.client, directory, &submission.files).await?;
     live.client.submit_run(submission.spec).await?;
     if job.how.detach {
         return Ok(Outcome::GoesOn);
     }
     finish(context, directory, live, signals, false).await
+}
+
+/// A cluster without tasks: a driver works on it, or it waits for whoever connects.
+async fn serve(
+    context: &Context,
+    job: &Job<'_>,
+    directory: &RunDirectory,
+    live: &Live,
+    signals: &mut Signals,
+) -> Result<Outcome, Failure> {
+    let file = directory.file("connection.json");
+    live.connection.write(&file).map_err(|error| Failure::infrastructure(error.to_string()))?;
+    if job.how.detach {
+        return Ok(Outcome::GoesOn);
+    }
+    let outcome = match job.driver {
+        Some(command) => {
+            let environment = [("SCALABLE_CONNECTION", file.display().to_string())];
+            driver::run_beside(&environment, &job.workflow.target(), &directory.name, command, signals, gone(live)).await
+        }
+        None => wait_for_work(context, job, &file, live, signals).await,
+    };
+    // It opens nothing any more.
+    let _ = std::fs::remove_file(&file);
+    outcome.map(Outcome::Over)
+}
+
+/// Comes when the scheduler is gone, with the reason.
+async fn gone(live: &Live) -> Failure {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Some(why) = live.why_gone().await {
+            return Failure::infrastructure(format!("the scheduler is gone: {why}"));
+        }
+    }
+}
+
+async fn wait_for_work(
+    context: &Context,
+    job: &Job<'_>,
+    file: &std::path::Path,
+    live: &Live,
+    signals: &mut Signals,
+) -> CommandResult {
+    context.ui.out(format!(
+        "the cluster is ready; the manifest has no tasks, so it waits for work\n  connection  {}\n  page        {}\nto give it work, \
+         from another terminal:\n  scalable submit --connection {} -- COMMAND\nit ends with Ctrl-C, or after {} without work",
+        file.display(),
+        live.http,
+        file.display(),
+        crate::ui::span(job.idle_ttl.as_secs_f64()),
+    ))?;
+    let mut busy_until = Instant::now();
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            told = signals.next() => {
+                let busy = live.client.list_runs().await.is_ok_and(|runs| runs.iter().any(is_live));
+                return Ok(if busy { told.exit_code() } else { code::OK });
+            }
+            _ = look.tick() => match live.client.list_runs().await {
+                Ok(runs) if runs.iter().any(is_live) => busy_until = Instant::now(),
+                Ok(_) if busy_until.elapsed() >= job.idle_ttl => return Ok(code::OK),
+                Ok(_) => {}
+                Err(_) => if let Some(why) = live.why_gone().await {
+                    return Err(Failure::infrastructure(format!("the scheduler is gone: {why}")));
+                },
+            },
+        }
+    }
 }
 
 /// Watches to the end and fetches what came of it.

@@ -106,7 +106,7 @@ pub async fn attach(at: &KubernetesRecord, run: &str) -> Result<Live, Failure> {
 ///
 /// # Errors
 /// When the runs may not be listed.
-pub async fn find(api: &Api, namespace: &str, run: &str) -> Result<Option<Run>, Failure> {
+async fn find(api: &Api, namespace: &str, run: &str) -> Result<Option<Run>, Failure> {
     let label = names::label_value(run);
     Ok(scalable_provider_k8s::list(api, namespace).await?.into_iter().rfind(|known| known.run == label))
 }

@@ -178,3 +178,50 @@ pub async fn until<T>(seen: &mut mpsc::Receiver<Observation>, what: &str, wanted
         Err(_) => panic!("{what} was not seen; this was: {others:#?}"),
     }
 }
+
+/// Stands before the API server, and can stop to answer: connections stay open and nothing passes.
+pub struct Proxy {
+    pub config: Config,
+    open: tokio::sync::watch::Sender<bool>,
+}
+
+impl Proxy {
+    pub async fn before(config: &Config) -> Proxy {
+        let host = config.cluster_url.host().unwrap().to_owned();
+        let server = format!("{host}:{}", config.cluster_url.port_u16().unwrap_or(443));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut changed = config.clone();
+        changed.cluster_url = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+        changed.tls_server_name = Some(host);
+        let (open, opened) = tokio::sync::watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((here, _)) = listener.accept().await {
+                let there = tokio::net::TcpStream::connect(&server).await.unwrap();
+                let (from_here, to_here) = here.into_split();
+                let (from_there, to_there) = there.into_split();
+                tokio::spawn(pass(from_here, to_there, opened.clone()));
+                tokio::spawn(pass(from_there, to_here, opened.clone()));
+            }
+        });
+        Proxy { config: changed, open }
+    }
+
+    pub fn set_open(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+}
+
+async fn pass(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut opened: tokio::sync::watch::Receiver<bool>,
+) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let Ok(count) = from.read(&mut buffer).await else { return };
+        if opened.wait_for(|open| *open).await.is_err() || count == 0 || to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}

@@ -173,13 +173,13 @@ impl Reactor {
             }
             Some(v1::client_control::Body::Release(release)) => {
                 if let Err(what) = self.release(number, &release) {
-                    return self.close_client(number, what);
+                    self.close_client(number, what);
                 }
             }
             Some(v1::client_control::Body::Cancel(cancel)) => self.cancel_elements(number, &cancel),
             Some(v1::client_control::Body::Taken(taken)) => client.outgoing.taken(taken.weight),
             Some(v1::client_control::Body::Ping(_)) | None => {}
-            Some(v1::client_control::Body::Hello(_)) => return self.close_client(number, "a second hello on one stream"),
+            Some(v1::client_control::Body::Hello(_)) => self.close_client(number, "a second hello on one stream"),
         }
     }
 
@@ -255,17 +255,17 @@ impl Reactor {
             }
             Some(v1::client_data::Body::AddGroup(group)) => {
                 if let Err(what) = self.add_group(number, group) {
-                    return self.close_client(number, what);
+                    self.close_client(number, what);
                 }
             }
             Some(v1::client_data::Body::Append(append)) => {
                 if let Err(what) = self.append(number, append) {
-                    return self.close_client(number, what);
+                    self.close_client(number, what);
                 }
             }
             Some(v1::client_data::Body::CloseRun(close)) => {
                 if let Err(what) = self.close_run(number, close.run) {
-                    return self.close_client(number, what);
+                    self.close_client(number, what);
                 }
             }
             Some(v1::client_data::Body::Bind(_)) | None => {}
