@@ -96,7 +96,7 @@ pub fn newest(runs_dir: &Path) -> Result<(RunDirectory, Place), Failure> {
 /// A session with a run's scheduler.
 pub enum Session {
     /// Straight to it.
-    Direct(Client),
+    Direct(Box<Client>),
     /// Through the API server of its Kubernetes.
     Forwarded(Box<kubernetes::Live>),
 }
@@ -115,7 +115,7 @@ impl std::ops::Deref for Session {
 /// What a command finds when it looks for a run: its scheduler, or only its directory.
 pub enum Found {
     /// It lives.
-    Live(Box<Session>),
+    Live(Session),
     /// It is over, or its scheduler does not answer; then with the reason.
     Records(Option<scalable::Error>),
 }
@@ -127,16 +127,16 @@ pub enum Found {
 pub async fn reach(record: &RunRecord) -> Result<Found, Failure> {
     if let Some(at) = record.kubernetes.as_ref().filter(|_| !record.is_over()) {
         let live = kubernetes::attach(at, &record.run_id).await?;
-        return Ok(Found::Live(Box::new(Session::Forwarded(Box::new(live)))));
+        return Ok(Found::Live(Session::Forwarded(Box::new(live))));
     }
     let Some(place) = place_of(record).filter(|_| !record.is_over()) else { return Ok(Found::Records(None)) };
     let Ok(connected) = place.try_connect().await else { return Ok(Found::Records(None)) };
     match connected {
         Ok(client) => match client.status(&record.run_id).await {
-            Ok(_) => Ok(Found::Live(Box::new(Session::Direct(client)))),
+            Ok(_) => Ok(Found::Live(Session::Direct(Box::new(client)))),
             // The port was taken over by the scheduler of another run.
             Err(error) if !record.groups.is_empty() => Ok(Found::Records(Some(error))),
-            Err(_) => Ok(Found::Live(Box::new(Session::Direct(client)))),
+            Err(_) => Ok(Found::Live(Session::Direct(Box::new(client)))),
         },
         Err(error @ scalable::Error::VersionSkew { .. }) => Err(error.into()),
         Err(error) => Ok(Found::Records(Some(error))),

@@ -63,6 +63,7 @@ pub fn need(path: &str) -> Option<Need> {
 
 impl Caller {
     /// True when it may make calls of this kind.
+    #[expect(clippy::match_like_matches_macro, reason = "a table is read line by line")]
     pub fn may(&self, need: Need) -> bool {
         match (self, need) {
             (Caller::Local, _) => true,

@@ -74,7 +74,7 @@ async fn run(options: Options) -> Result<()> {
     let store = ContentStore::start(&options.state_dir.join("store"), store_at, object_key.clone())
         .with_context(|| format!("start the store in {}", options.state_dir.display()))?;
     let limit = options.store_limit.unwrap_or(u64::MAX);
-    let dial = secured.as_ref().map(|secured| secured.trust.to_peers(Some(&secured.certificate))).transpose()?;
+    let dial = secured.as_ref().map(|secured| secured.trust.to_peers(None)).transpose()?;
     let (outputs, copied) =
         OutputStore::start(store.index().clone(), object_key.clone(), limit, dial).context("start the output store")?;
     let identity = Identity {

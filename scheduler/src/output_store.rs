@@ -155,6 +155,9 @@ struct Shared {
 #[derive(Clone)]
 pub struct OutputStore(Arc<Shared>);
 
+/// A run's directory, whether it is over, and the list of its files once it was made.
+pub(crate) type KnownRun = (PathBuf, bool, Option<Arc<Vec<v1::RunFile>>>);
+
 impl OutputStore {
     /// Starts its threads. `files` is what the scheduler's store serves to peers, `limit` what outputs and logs may take, `tls` how workers
     /// are dialled, if by TLS. The second value says what came of each copy.
@@ -195,7 +198,7 @@ impl OutputStore {
     }
 
     /// Where a run lies, whether it is complete, and its list if that was made.
-    pub(crate) fn run_of(&self, name: &str) -> Option<(PathBuf, bool, Option<Arc<Vec<v1::RunFile>>>)> {
+    pub(crate) fn run_of(&self, name: &str) -> Option<KnownRun> {
         let state = self.0.lock();
         let run = state.runs.values().find(|run| run.name == name)?;
         Some((run.directory.clone(), run.complete, run.files.clone()))
