@@ -122,12 +122,15 @@ pub struct Usage {
     pub waiting_bytes: u64,
 }
 
+/// The list of a run's files.
+pub(crate) type Files = Arc<Vec<v1::RunFile>>;
+
 struct StoredRun {
     name: String,
     directory: PathBuf,
     /// Nothing is written there any more.
     complete: bool,
-    files: Option<Arc<Vec<v1::RunFile>>>,
+    files: Option<Files>,
     bytes: u64,
     /// The scheduler has chosen the directory: it is removed with the run.
     own: bool,
@@ -195,14 +198,14 @@ impl OutputStore {
     }
 
     /// Where a run lies, whether it is complete, and its list if that was made.
-    pub(crate) fn run_of(&self, name: &str) -> Option<(PathBuf, bool, Option<Arc<Vec<v1::RunFile>>>)> {
+    pub(crate) fn run_of(&self, name: &str) -> Option<(PathBuf, bool, Option<Files>)> {
         let state = self.0.lock();
         let run = state.runs.values().find(|run| run.name == name)?;
         Some((run.directory.clone(), run.complete, run.files.clone()))
     }
 
     /// Keeps the list of a run's files; of two that were made at once, the first.
-    pub(crate) fn remember_list(&self, name: &str, files: Arc<Vec<v1::RunFile>>) -> Arc<Vec<v1::RunFile>> {
+    pub(crate) fn remember_list(&self, name: &str, files: Files) -> Files {
         match self.0.lock().runs.values_mut().find(|run| run.name == name) {
             Some(run) => run.files.get_or_insert(files).clone(),
             None => files,

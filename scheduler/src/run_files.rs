@@ -81,7 +81,7 @@ fn walk(root: &Path) -> io::Result<Vec<v1::RunFile>> {
             let name =
                 entry.file_name().into_string().map_err(|name| io::Error::other(format!("a name that is no text: {name:?}")))?;
             let top = below.is_empty();
-            if top && (name.starts_with('.') || LEFT_OUT.contains(&name.as_str())) || name.ends_with(".new") && top {
+            if top && (name.starts_with('.') || name.ends_with(".new") || LEFT_OUT.contains(&name.as_str())) {
                 continue;
             }
             empty = false;
