@@ -122,12 +122,15 @@ pub struct Usage {
     pub waiting_bytes: u64,
 }
 
+/// The list of a run's files.
+pub(crate) type Files = Arc<Vec<v1::RunFile>>;
+
 struct StoredRun {
     name: String,
     directory: PathBuf,
     /// Nothing is written there any more.
     complete: bool,
-    files: Option<Arc<Vec<v1::RunFile>>>,
+    files: Option<Files>,
     bytes: u64,
     /// The scheduler has chosen the directory: it is removed with the run.
     own: bool,
@@ -154,9 +157,6 @@ struct Shared {
 /// See the module. Cheap to clone; all clones are one. Its threads end with the process.
 #[derive(Clone)]
 pub struct OutputStore(Arc<Shared>);
-
-/// A run's directory, whether it is over, and the list of its files once it was made.
-pub(crate) type KnownRun = (PathBuf, bool, Option<Arc<Vec<v1::RunFile>>>);
 
 impl OutputStore {
     /// Starts its threads. `files` is what the scheduler's store serves to peers, `limit` what outputs and logs may take, `tls` how workers
@@ -198,14 +198,14 @@ impl OutputStore {
     }
 
     /// Where a run lies, whether it is complete, and its list if that was made.
-    pub(crate) fn run_of(&self, name: &str) -> Option<KnownRun> {
+    pub(crate) fn run_of(&self, name: &str) -> Option<(PathBuf, bool, Option<Files>)> {
         let state = self.0.lock();
         let run = state.runs.values().find(|run| run.name == name)?;
         Some((run.directory.clone(), run.complete, run.files.clone()))
     }
 
     /// Keeps the list of a run's files; of two that were made at once, the first.
-    pub(crate) fn remember_list(&self, name: &str, files: Arc<Vec<v1::RunFile>>) -> Arc<Vec<v1::RunFile>> {
+    pub(crate) fn remember_list(&self, name: &str, files: Files) -> Files {
         match self.0.lock().runs.values_mut().find(|run| run.name == name) {
             Some(run) => run.files.get_or_insert(files).clone(),
             None => files,
