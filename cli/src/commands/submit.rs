@@ -29,9 +29,9 @@ pub fn run(context: &Context, args: &SubmitArgs) -> CommandResult {
         None => connect::newest(&context.runs_dir)?.1,
     };
     let directory = runs::create(&context.runs_dir, &runs::new_name("submit", Timestamp::now())?)?;
-    let record = record(&directory, &place, args);
+    let mut record = record(&directory, &place, args);
     directory.write_record(&record)?;
-    let outcome = block_on(submit(context, args, &place, &directory));
+    let outcome = block_on(submit(context, args, &place, &directory, &mut record));
     match outcome {
         Ok(Some(ended)) if context.ui.json() || !matches!(ended.end, End::Over) => finish_watching(context, &directory, ended),
         Ok(Some(ended)) => {
@@ -92,10 +92,17 @@ async fn submit(
     args: &SubmitArgs,
     place: &Place,
     directory: &RunDirectory,
+    record: &mut RunRecord,
 ) -> Result<Option<crate::drive::Ended>, Failure> {
     let mut signals = Signals::new()?;
     let client = place.connect().await?;
     let path = directory.path.display().to_string();
+    let fetched = !client.shares(&directory.path).await?;
+    if fetched {
+        record.fetched = true;
+        "running".clone_into(&mut record.status);
+        directory.write_record(record)?;
+    }
     let here = std::env::current_dir().map_err(|error| Failure::io("find the current directory", &error))?;
     let task = v1::TaskSpec {
         name: args.name.clone(),
@@ -108,7 +115,8 @@ async fn submit(
             ..v1::Policy::default()
         }),
         component: args.component.clone(),
-        directory: here.display().to_string(),
+        // Elsewhere there is no such directory: the task works in one of its own.
+        directory: if fetched { String::new() } else { here.display().to_string() },
         after: Vec::new(),
     };
     let request = v1::SubmitTasks {
@@ -116,6 +124,7 @@ async fn submit(
         client_key: Default::default(),
         tasks: vec![task],
         directory: path.clone(),
+        fetched,
     };
     client.submit_tasks(request).await?;
     if args.detach {
@@ -123,7 +132,11 @@ async fn submit(
     }
     let watched =
         Watched { ui: context.ui, client: &client, run: &directory.name, directory: &path, scheduler: None, outlives: true };
-    drive(&watched, &mut signals).await.map(Some)
+    let ended = drive(&watched, &mut signals).await?;
+    if fetched && matches!(ended.end, End::Over) {
+        crate::fetch::fetch_run(context.ui, &client, directory).await?;
+    }
+    Ok(Some(ended))
 }
 
 fn record(directory: &RunDirectory, place: &Place, args: &SubmitArgs) -> RunRecord {

@@ -34,6 +34,7 @@ pub async fn carry_out(
     record: &mut RunRecord,
     submission: Submission,
 ) -> CommandResult {
+    let image = launch::scheduler_image(options, &job.workflow.target())?;
     let named = &job.how.kubernetes;
     let access = Access { kubeconfig: named.kubeconfig.clone(), context: named.context.clone().or(options.context.clone()) };
     let connection = access.connect().await?;
@@ -42,7 +43,7 @@ pub async fn carry_out(
         kubeconfig: access.kubeconfig,
         context: access.context,
     };
-    let planned = launch::plan(job.workflow, options, &directory.name, &at.namespace, job.idle_ttl.as_secs())?;
+    let planned = launch::plan(job.workflow, options, image, &directory.name, &at.namespace, job.idle_ttl.as_secs())?;
     let launcher = KubernetesLauncher { client: connection.client.clone(), launch: planned };
     let found = launcher.check().await?;
     for reason in &found.not_now {

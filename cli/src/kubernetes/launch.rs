@@ -16,22 +16,27 @@ use crate::workflow::Workflow;
 /// Names the scheduler's image where the target does not.
 pub const IMAGE_VARIABLE: &str = "SCALABLE_SCHEDULER_IMAGE";
 
+/// The scheduler's image: the target's word, else the environment's.
+///
+/// # Errors
+/// When neither names one; with what to do.
+pub fn scheduler_image(options: &KubernetesOptions, target: &str) -> Result<String, Failure> {
+    let from_environment = || std::env::var(IMAGE_VARIABLE).ok().filter(|name| !name.is_empty());
+    options.scheduler_image.clone().or_else(from_environment).ok_or_else(|| no_image(target))
+}
+
 /// What is to be brought up. Contacts nobody.
 ///
 /// # Errors
-/// Without a scheduler's image, and when a pod cannot be made.
+/// When a pod cannot be made.
 pub fn plan(
     workflow: &Workflow,
     options: &KubernetesOptions,
+    scheduler_image: String,
     run: &str,
     namespace: &str,
     idle_ttl_s: u64,
 ) -> Result<Launch, Failure> {
-    let scheduler_image = match (&options.scheduler_image, std::env::var(IMAGE_VARIABLE).ok().filter(|name| !name.is_empty())) {
-        (Some(image), _) => image.clone(),
-        (None, Some(image)) => image,
-        (None, None) => return Err(no_image(&workflow.target())),
-    };
     let cluster_id = NewCluster::random_id().map_err(|error| Failure::infrastructure(error.to_string()))?;
     let cluster = NewCluster::create(&cluster_id).map_err(|error| Failure::infrastructure(error.to_string()))?;
     let mut launch = Launch {

@@ -318,6 +318,7 @@ impl Reactor {
             name: submit.run,
             client_key: submit.client_key,
             directory: submit.directory,
+            fetched: submit.fetched,
             project: "submit".to_owned(),
             ..Default::default()
         };

@@ -37,7 +37,7 @@ fn manifests_that_are_refused() {
         &["licence"],
     );
     refused(
-        "a target whose provider is not there yet",
+        "a Kubernetes target when no image of the scheduler is named",
         "targets: { k8s: { provider: kubernetes, image: x } }\ntasks:\n  a: { command: [\"true\"] }\n",
         &["k8s"],
     );
