@@ -445,6 +445,7 @@ async fn scenario(fault: Option<Fault>) -> (Vec<u32>, u64) {
         client_key: vec![9; 16].into(),
         tasks: vec![v1::TaskSpec { name: "t".into(), ..Default::default() }],
         directory: String::new(),
+        fetched: false,
     };
     assert_eq!(client.submit_tasks(tasks).await.unwrap().run, "run-2");
     let mut events = client.watch(RUN).await.unwrap();
