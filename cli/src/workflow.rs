@@ -139,8 +139,11 @@ impl Workflow {
     /// This build can run it.
     ///
     /// # Errors
-    /// When it can only be planned.
+    /// When it can only be planned, or names no image of the scheduler that needs one.
     pub fn check_runnable(&self) -> Result<(), Failure> {
+        if let Some(options) = &self.manifest.target.kubernetes {
+            return crate::kubernetes::scheduler_image(options, &self.plan.target).map(drop);
+        }
         if self.plan.provider_available {
             return Ok(());
         }

@@ -143,12 +143,12 @@ fn a_plan_for_programs_names_its_schema_and_lies_where_asked() {
 }
 
 #[test]
-fn a_target_without_its_provider_plans_and_does_not_run() {
+fn a_kubernetes_target_wants_an_image_of_the_scheduler_before_anything_else() {
     let planned = with_manifest(ENSEMBLE, &["plan", "--target", "cluster"]);
     assert!(planned.starts_with("exit 0\n"), "{planned}");
     let run = with_manifest(ENSEMBLE, &["run", "--target", "cluster"]);
     assert!(run.starts_with("exit 2\n"), "{run}");
-    assert!(run.contains("kubernetes") && run.contains("cannot run on"), "{run}");
+    assert!(run.contains("no image of the scheduler is named") && run.contains("docker/build"), "{run}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod launch;
 mod reach;
 
 pub use carry_out::carry_out;
+pub use launch::scheduler_image;
 pub use reach::{Live, attach, destroy_run};
 
 use std::path::PathBuf;
