@@ -13,6 +13,7 @@ use crate::interrupt::{Signals, Told};
 use crate::launcher::LocalScheduler;
 use crate::records::{Pids, RunRecord};
 use crate::runs::RunDirectory;
+use crate::ui::Ui;
 
 /// How often it is looked whether anything runs.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -21,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 enum Why {
     Told(Told),
     Idle,
-    Ended(std::process::ExitStatus),
+    Ended(CommandResult),
 }
 
 /// A cluster of its own without a run that the command line watches.
@@ -93,18 +94,13 @@ pub async fn serve(cluster: Cluster<'_>, signals: &mut Signals, idle_ttl: Durati
             crate::ui::span(idle_ttl.as_secs_f64()),
         ))?;
     }
-    let why = wait(client, scheduler, signals, idle_ttl).await;
-    let busy = matches!(&why, Why::Told(_)) && client.list_runs().await.is_ok_and(|runs| runs.iter().any(is_live));
-    let result = match why {
-        Why::Told(told) if busy => Ok(told.exit_code()),
-        Why::Told(_) => Ok(code::OK),
-        Why::Idle => {
-            ui.say(format!("no work for {}: the cluster ends", crate::ui::span(idle_ttl.as_secs_f64())));
-            Ok(code::OK)
+    let gone = async {
+        match scheduler.exited().await {
+            status if status.success() => Ok(code::OK),
+            status => Err(cluster.ended(status)),
         }
-        Why::Ended(status) if status.success() => Ok(code::OK),
-        Why::Ended(status) => Err(cluster.ended(status)),
     };
+    let result = until_over(ui, client, signals, idle_ttl, gone).await;
     let status = match &result {
         Ok(code::OK) => "completed",
         Ok(_) => "cancelled",
@@ -114,19 +110,41 @@ pub async fn serve(cluster: Cluster<'_>, signals: &mut Signals, idle_ttl: Durati
     result
 }
 
-/// A run that is not over.
-pub fn is_live(run: &v1::RunProgress) -> bool {
+/// Waits until a cluster is to end: it was told to, it had no work for `idle_ttl`, or it is `gone`.
+///
+/// # Errors
+/// What `gone` says.
+pub async fn until_over(
+    ui: Ui,
+    client: &Client,
+    signals: &mut Signals,
+    idle_ttl: Duration,
+    gone: impl Future<Output = CommandResult>,
+) -> CommandResult {
+    match wait(client, signals, idle_ttl, gone).await {
+        Why::Told(told) if client.list_runs().await.is_ok_and(|runs| runs.iter().any(is_live)) => Ok(told.exit_code()),
+        Why::Told(_) => Ok(code::OK),
+        Why::Idle => {
+            ui.say(format!("no work for {}: the cluster ends", crate::ui::span(idle_ttl.as_secs_f64())));
+            Ok(code::OK)
+        }
+        Why::Ended(result) => result,
+    }
+}
+
+fn is_live(run: &v1::RunProgress) -> bool {
     matches!(run.state(), v1::RunState::Running | v1::RunState::Cancelling)
 }
 
-async fn wait(client: &Client, scheduler: &LocalScheduler, signals: &mut Signals, idle_ttl: Duration) -> Why {
+async fn wait(client: &Client, signals: &mut Signals, idle_ttl: Duration, gone: impl Future<Output = CommandResult>) -> Why {
     let mut busy_until = Instant::now();
     let mut look = tokio::time::interval(LOOK_EVERY.min(idle_ttl.max(Duration::from_millis(50))));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tokio::pin!(gone);
     loop {
         tokio::select! {
             told = signals.next() => return Why::Told(told),
-            status = scheduler.exited() => return Why::Ended(status),
+            result = &mut gone => return Why::Ended(result),
             _ = look.tick() => match client.list_runs().await {
                 Ok(runs) if runs.iter().any(is_live) => busy_until = Instant::now(),
                 _ if busy_until.elapsed() >= idle_ttl => return Why::Idle,

@@ -4,12 +4,15 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::{Ground, kubeconfig, manifest, pools, until};
+use futures_util::StreamExt;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::runtime::wait::await_condition;
+use kube::runtime::{WatchStreamExt, watcher};
 use scalable_manifest::KubernetesOptions;
 use scalable_provider::{Cause, Observation, Operation, Provider, ReasonClass};
 use scalable_provider_k8s::settings::Settings;
@@ -171,12 +174,11 @@ fn scalable_uid(provider: &KubernetesProvider, name: &str) -> u64 {
     u64::from_str_radix(&uid, 16).unwrap()
 }
 
+/// Waits until the pod is so, as its watch tells.
 async fn wait_for(ground: &Ground, pod: &str, holds: impl Fn(&Pod) -> bool) {
-    let end = Instant::now() + common::LONG;
-    while !holds(&ground.pods().get(pod).await.unwrap()) {
-        assert!(Instant::now() < end, "{pod} did not become so");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    let so = await_condition(ground.pods(), pod, move |pod: Option<&Pod>| pod.is_some_and(&holds));
+    let seen = tokio::time::timeout(common::LONG, so).await;
+    seen.unwrap_or_else(|_| panic!("{pod} did not become so")).unwrap();
 }
 
 async fn workers_left(ground: &Ground) -> usize {
@@ -255,11 +257,11 @@ async fn nothing_waits_in_silence() {
     let events: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(ground.admin.clone(), &ground.name);
     let about = format!("involvedObject.uid={}", scheduler.run.root.uid);
     let mut wanted = vec!["Unschedulable", "ErrImagePull", "WorkerOutOfMemory", "PodCreateFailed"];
+    let mut told = watcher(events, watcher::Config::default().fields(&about)).applied_objects().boxed();
     while !wanted.is_empty() {
-        let told = events.list(&ListParams::default().fields(&about)).await.unwrap();
-        wanted.retain(|wanted| !told.items.iter().any(|event| event.reason.as_deref() == Some(wanted)));
-        assert!(begun.elapsed() < common::LONG, "{wanted:?} was not told");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        let event = tokio::time::timeout(common::LONG, told.next()).await.unwrap_or_else(|_| panic!("{wanted:?} was not told"));
+        let reason = event.expect("the watch goes on").unwrap().reason;
+        wanted.retain(|wanted| reason.as_deref() != Some(wanted));
     }
     destroy(&launcher.client, &scheduler.run).await.unwrap_or_else(|error| panic!("{error}"));
     assert!(ground.is_empty().await);
@@ -332,14 +334,14 @@ async fn a_scheduler_that_does_not_start_leaves_nothing() {
     let launcher = ground.launcher("gone", Vec::new(), options);
     let jobs: Api<Job> = Api::namespaced(ground.admin.clone(), &ground.name);
     jobs.create(&PostParams::default(), &launcher.launch.job()).await.unwrap();
-    let begun = Instant::now();
-    let ended = loop {
-        if let Some(ended) = list(&launcher.client, &ground.name).await.unwrap()[0].ended.clone() {
-            break ended;
-        }
-        assert!(begun.elapsed() < common::LONG, "the deadline does not run");
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    let over = |job: Option<&Job>| {
+        let conditions = job.and_then(|job| job.status.as_ref()?.conditions.as_ref());
+        conditions.into_iter().flatten().any(|condition| condition.type_ == "Failed" && condition.status == "True")
     };
+    let name = launcher.launch.name();
+    let ended = tokio::time::timeout(common::LONG, await_condition(jobs, &name, over)).await;
+    ended.expect("the deadline runs").unwrap();
+    let ended = list(&launcher.client, &ground.name).await.unwrap()[0].ended.clone().unwrap_or_default();
     assert!(ended.starts_with("Failed: DeadlineExceeded"), "{ended}");
     ground.finish().await;
 }

@@ -2,6 +2,7 @@
 //! everything down again ([`Launcher`]). The traits have no word of any one platform; [`local`] is the target that runs
 //! everything as processes of this machine.
 
+pub mod dials;
 pub mod launch;
 pub mod local;
 

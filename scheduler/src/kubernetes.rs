@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use scalable_proto::v1;
+use scalable_provider::dials::Dials;
 use scalable_provider_k8s::settings::Settings;
 use scalable_provider_k8s::{KubernetesProvider, Limits, ProviderOptions, Workers};
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, NotAdmitted, judge};
-use crate::dials::Dials;
 use crate::provision::scaled::{Pool, Scale};
 use crate::provision::{self, Seen, Stop};
 

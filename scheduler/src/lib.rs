@@ -7,7 +7,6 @@ pub mod admission;
 pub mod auth;
 pub mod content_store;
 pub mod convert;
-pub mod dials;
 pub mod door;
 pub mod gate;
 pub mod http;

@@ -71,7 +71,7 @@ pub struct Options {
     #[cfg(feature = "k8s")]
     #[arg(long, value_name = "FILE", conflicts_with = "local_workers")]
     pub kubernetes: Option<PathBuf>,
-    /// Scale pools with their work; how (JSON, see `dials`). With `--local-workers` between its `minimum` and `maximum`.
+    /// Scale pools with their work; how (JSON, see `scalable_provider::dials`). With `--local-workers` between its `minimum` and `maximum`.
     #[arg(long, value_name = "JSON", hide = true)]
     pub scale: Option<String>,
     /// Standard input is a pipe: when it closes, cancel every run, stop the workers and end.

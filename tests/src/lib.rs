@@ -9,7 +9,7 @@ mod run;
 mod sandbox;
 mod wait;
 
-pub use process::{Finished, Running};
+pub use process::{Finished, Running, plain};
 pub use run::Run;
 pub use sandbox::{ProcessInfo, Sandbox, binary};
 pub use wait::{DEADLINE, until};

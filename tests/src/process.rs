@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::until;
 
@@ -70,6 +71,25 @@ impl Running {
     /// What it has written to stderr up to now.
     pub fn stderr(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.stderr).unwrap_or_default()).into_owned()
+    }
+
+    /// Of a scheduler: the line in which it says where it listens.
+    ///
+    /// # Panics
+    /// When that does not come, or is no JSON.
+    #[track_caller]
+    pub fn ready(&self) -> Value {
+        let line = until("the scheduler to say where it listens", || Some(self.stdout().split_once('\n')?.0.to_owned()));
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// Of a scheduler: where clients reach it, `host:port`.
+    ///
+    /// # Panics
+    /// As [`Running::ready`].
+    #[track_caller]
+    pub fn address(&self) -> String {
+        plain(&self.ready()["address"])
     }
 
     /// Sends it a signal.
@@ -136,4 +156,12 @@ impl Finished {
         assert!(!all.contains("panicked at") && !all.contains("RUST_BACKTRACE"), "{} panicked:\n{all}", self.what);
         self
     }
+}
+
+/// `host:port` of a URL without TLS.
+///
+/// # Panics
+/// When it is none.
+pub fn plain(url: &Value) -> String {
+    url.as_str().and_then(|url| url.strip_prefix("http://")).unwrap_or_else(|| panic!("no address: {url}")).to_owned()
 }

@@ -1,7 +1,7 @@
 //! Carrying a run out on Kubernetes: checks first, then one Job that owns everything, the submit, watching, fetching what came of
 //! it, and taking everything down again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use scalable_manifest::KubernetesOptions;
@@ -10,7 +10,7 @@ use scalable_provider_k8s::{Access, KubernetesLauncher, Progress};
 use super::reach::{Live, destroy_run};
 use super::{KubernetesRecord, launch};
 use crate::carry_out::{Job, detached, with_more};
-use crate::cluster::is_live;
+use crate::cluster;
 use crate::commands::Context;
 use crate::commands::run::finish_watching;
 use crate::drive::{End, Ended, Watched, drive};
@@ -22,7 +22,7 @@ use crate::records::RunRecord;
 use crate::runs::RunDirectory;
 use crate::workflow::Submission;
 
-/// How often it is looked whether anything runs, and whether there is a scheduler.
+/// How often it is looked whether there is a scheduler.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Carries it out; the exit code is the run's.
@@ -181,25 +181,7 @@ async fn wait_for_work(
         file.display(),
         crate::ui::span(job.idle_ttl.as_secs_f64()),
     ))?;
-    let mut busy_until = Instant::now();
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            told = signals.next() => {
-                let busy = live.client.list_runs().await.is_ok_and(|runs| runs.iter().any(is_live));
-                return Ok(if busy { told.exit_code() } else { code::OK });
-            }
-            _ = look.tick() => match live.client.list_runs().await {
-                Ok(runs) if runs.iter().any(is_live) => busy_until = Instant::now(),
-                Ok(_) if busy_until.elapsed() >= job.idle_ttl => return Ok(code::OK),
-                Ok(_) => {}
-                Err(_) => if let Some(why) = live.why_gone().await {
-                    return Err(Failure::infrastructure(format!("the scheduler is gone: {why}")));
-                },
-            },
-        }
-    }
+    cluster::until_over(context.ui, &live.client, signals, job.idle_ttl, async { Err(gone(live).await) }).await
 }
 
 /// Watches to the end and fetches what came of it.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use scalable_manifest::{Component, DEFAULT_COMPONENT, KubernetesOptions};
-use scalable_provider_k8s::objects::STATE_DIRECTORY;
+use scalable_provider::dials::Dials;
+use scalable_provider_k8s::objects::{HTTP_PORT, OBJECT_PORT, PORT, SETTINGS_FILE, STATE_DIRECTORY};
 use scalable_provider_k8s::pods::{self, CREDENTIALS_DIRECTORY, WorkerContext};
 use scalable_provider_k8s::{Launch, Probe};
 use scalable_tls::NewCluster;
 use serde_json::json;
 
-use super::{HTTP_PORT, PORT, STORE_PORT};
 use crate::exit::Failure;
 use crate::workflow::Workflow;
 
@@ -94,27 +94,19 @@ fn pools(
 fn arguments(launch: &Launch, workflow: &Workflow, idle_ttl_s: u64) -> Vec<String> {
     let service = format!("{}.{}.svc", launch.name(), launch.namespace);
     let scaling = &workflow.manifest.target.scaling;
-    let dials = &scaling.parameters;
-    let dials = json!({
-        "target_duration_ms": dials.target_duration / 1000, "expected_duration_ms": dials.expected_duration / 1000,
-        "expected_start_ms": dials.expected_start / 1000, "scale_down_delay_ms": dials.scale_down_delay / 1000,
-        "idle_timeout_ms": dials.idle_timeout / 1000, "scale_up_burst": dials.scale_up_burst,
-        "scale_up_interval_ms": dials.scale_up_interval / 1000, "max_unschedulable": dials.max_unschedulable,
-        "unschedulable_grace_ms": dials.unschedulable_grace / 1000, "unschedulable_probe": dials.unschedulable_probe,
-        "start_failures": dials.start_failures, "max_total": scaling.max_total,
-    });
+    let dials = Dials::of(&scaling.parameters, scaling.max_total);
     [
         ("--credentials", CREDENTIALS_DIRECTORY.to_owned()),
         ("--listen", format!("0.0.0.0:{PORT}")),
         ("--http", format!("127.0.0.1:{HTTP_PORT}")),
         ("--https", format!("$(SCALABLE_POD_IP):{HTTP_PORT}")),
         ("--http-name", service.clone()),
-        ("--store", format!("0.0.0.0:{STORE_PORT}")),
-        ("--advertise-store", format!("{service}:{STORE_PORT}")),
+        ("--store", format!("0.0.0.0:{OBJECT_PORT}")),
+        ("--advertise-store", format!("{service}:{OBJECT_PORT}")),
         ("--state-dir", format!("{STATE_DIRECTORY}/scheduler")),
         ("--runs-dir", format!("{STATE_DIRECTORY}/runs")),
-        ("--kubernetes", format!("{CREDENTIALS_DIRECTORY}/settings.json")),
-        ("--scale", dials.to_string()),
+        ("--kubernetes", SETTINGS_FILE.to_owned()),
+        ("--scale", json!(dials).to_string()),
         ("--idle-ttl", idle_ttl_s.to_string()),
     ]
     .into_iter()

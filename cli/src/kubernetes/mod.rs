@@ -13,13 +13,6 @@ use std::path::PathBuf;
 use scalable_provider_k8s::Access;
 use serde::{Deserialize, Serialize};
 
-/// Port of the scheduler for clients.
-pub const PORT: u16 = 8786;
-/// Port of its pages.
-pub const HTTP_PORT: u16 = 8787;
-/// Port of its store.
-pub const STORE_PORT: u16 = 8788;
-
 /// Where a run is on Kubernetes: `kubernetes` in run.json.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use kube::Client as Api;
 use scalable::Client;
+use scalable_provider_k8s::objects::{HTTP_PORT, OBJECT_PORT, PORT};
 use scalable_provider_k8s::{Forward, Run, Scheduler, names};
 use scalable_tls::file;
 
-use super::{HTTP_PORT, KubernetesRecord, PORT, STORE_PORT};
+use super::KubernetesRecord;
 use crate::commands::Context;
 use crate::exit::Failure;
 
@@ -49,7 +50,7 @@ impl Live {
             let made = scheduler.forward(port, 0).await;
             made.map_err(|error| Failure::io(format!("forward port {port} of pod {}", scheduler.pod), &error))
         };
-        let ports = [forward(PORT).await?, forward(STORE_PORT).await?, forward(HTTP_PORT).await?];
+        let ports = [forward(PORT).await?, forward(OBJECT_PORT).await?, forward(HTTP_PORT).await?];
         let connection = scalable_tls::Connection {
             address: format!("https://{}", ports[0].address()),
             cluster_id: text(file::CLUSTER_ID)?,

@@ -4,7 +4,7 @@ use super::Scheduler;
 use super::group::Group;
 use super::ready::ClassKey;
 use super::rows::List;
-use crate::ids::{GroupId, Micros};
+use crate::ids::{GroupId, Micros, SessionId};
 use crate::messages::WorkerState;
 use crate::planner::{self, slots};
 use crate::resources::Resources;
@@ -28,6 +28,8 @@ pub struct PoolLoad {
 /// A worker as the planner is to see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerLoad {
+    /// Its session.
+    pub session: SessionId,
     /// The name it registered with.
     pub name: String,
     /// It was told to drain, or said that it does.
@@ -84,6 +86,7 @@ impl Scheduler {
         }
         load.workers.extend(of_pool().map(|worker| {
             WorkerLoad {
+                session: worker.session,
                 name: worker.name.clone(),
                 draining: worker.draining,
                 idle: worker.state == WorkerState::Active && worker.rows() == 0,

@@ -16,10 +16,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{DECISIONS_TOLD, PoolState, Seen, Stop, on_a_thread};
 
-/// A worker is told to the platform as one that may be interrupted when it has had nothing for so long: a shorter pause is not worth
-/// a request.
-const INTERRUPTIBLE_AFTER: Micros = 10 * SECOND;
-
 /// A pool that scales.
 #[derive(Clone, Debug)]
 pub struct Pool {
@@ -75,7 +71,7 @@ struct Member {
     /// What the reactor said last; nothing while it is not registered.
     load: Option<WorkerLoad>,
     idle_since: Option<Micros>,
-    /// The platform was told that it may be interrupted.
+    /// What the platform was told of it last: it may be interrupted.
     interruptible: bool,
 }
 
@@ -421,14 +417,12 @@ impl<P: Provider> Driver<P> {
         }
     }
 
-    /// Tells the platform which workers it may interrupt, where that has changed.
+    /// Tells the provider which workers may be interrupted, where that has changed. It knows what a pause is worth a request.
     async fn mark(&mut self, now: Micros) {
         let mut marks = Vec::new();
         for member in self.members.values_mut() {
             let (Some((name, _)), Some(_)) = (&member.named, member.registered_at) else { continue };
-            let idle = member.idle_since.is_some_and(|since| since.saturating_add(INTERRUPTIBLE_AFTER) <= now);
-            let holds = member.load.as_ref().is_some_and(|load| load.only_bytes > 0);
-            let interruptible = idle && !holds;
+            let interruptible = member.load.as_ref().is_some_and(|load| load.idle && load.only_bytes == 0);
             if interruptible != member.interruptible && !member.leaving {
                 member.interruptible = interruptible;
                 marks.push(Operation::Mark { name: name.clone(), busy: !interruptible });

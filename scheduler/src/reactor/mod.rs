@@ -31,7 +31,7 @@ use rustc_hash::FxHashMap;
 use scalable_core::ids::{GroupId, Micros, RunId, SessionId, TaskRef};
 use scalable_core::messages::{Input, Outbox, Output, WorkerState};
 use scalable_core::resources::Resources;
-use scalable_core::scheduler::Scheduler;
+use scalable_core::scheduler::{PoolLoad, Scheduler, WorkerView};
 use scalable_proto::v1;
 use scalable_store::ObjectKey;
 use tokio::sync::mpsc;
@@ -373,27 +373,38 @@ impl Reactor {
                 }
             }
             Seen::Ask { pools, answer } => {
-                let _ = answer.send(pools.iter().map(|pool| self.machine.pool_load(pool)).collect());
+                let _ = answer.send(pools.iter().map(|pool| self.pool_load(pool)).collect());
             }
             Seen::Release { worker } => self.drain_worker(&worker, true),
             Seen::GiveWay { worker } => self.drain_worker(&worker, false),
         }
     }
 
+    /// What the planner is to know of a pool. A worker is not idle while it has something that is nowhere else yet.
+    fn pool_load(&self, pool: &str) -> PoolLoad {
+        let mut load = self.machine.pool_load(pool);
+        for worker in &mut load.workers {
+            worker.idle &= self.outputs.uncopied(worker.session) == 0;
+        }
+        load
+    }
+
     /// Drains the worker of this name; if it is to be idle, only when it is.
     fn drain_worker(&mut self, name: &str, idle: bool) {
         let found = self.machine.workers().find(|worker| worker.name == name);
-        if let Some(worker) = found.filter(|worker| !idle || worker.executing + worker.queued == 0) {
+        if let Some(worker) = found.filter(|worker| !idle || self.is_idle(worker)) {
             self.step(Input::Drain { session: worker.session });
         }
+    }
+
+    fn is_idle(&self, worker: &WorkerView) -> bool {
+        worker.executing + worker.queued == 0 && self.outputs.uncopied(worker.session) == 0
     }
 
     /// Tells the machine what the provider says of a pool, less the workers that have registered meanwhile.
     fn tell_pool(&mut self, pool: &str) {
         let Some(seen) = self.pools.get(pool) else { return };
-        let here = |view: &scalable_core::scheduler::WorkerView| {
-            view.pool == pool && !matches!(view.state, WorkerState::Lost | WorkerState::Gone)
-        };
+        let here = |view: &WorkerView| view.pool == pool && !matches!(view.state, WorkerState::Lost | WorkerState::Gone);
         let registered = self.machine.workers().filter(here).count();
         let input = Input::Pool {
             pool: pool.to_owned(),

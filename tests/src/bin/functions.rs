@@ -59,12 +59,10 @@ fn spin(mark: String) -> u64 {
     }
 }
 
-/// Waits until the file is there.
+/// Waits until nobody has the gate's file for himself.
 #[scalable::task]
-fn wait_for(mark: String, n: u64) -> u64 {
-    while !std::path::Path::new(&mark).exists() {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+fn wait_for(gate: String, n: u64) -> u64 {
+    std::fs::File::open(gate).unwrap().lock_shared().unwrap();
     n
 }
 
@@ -130,9 +128,9 @@ async fn drive(words: &[&str]) -> Result<(), Error> {
             println!("{}", counted.gather().await?.iter().all(|counted| *counted == bytes));
             println!("{}", made.gather().await?.iter().all(|object| object.len() as u64 == bytes));
         }
-        ["wait", mark, tasks] => {
+        ["wait", gate, tasks] => {
             let tasks: u64 = tasks.parse().unwrap();
-            let waits = session.map(wait_for, (scalable::same((*mark).to_owned()), 0..tasks)).await?;
+            let waits = session.map(wait_for, (scalable::same((*gate).to_owned()), 0..tasks)).await?;
             println!("{}", waits.gather().await?.iter().sum::<u64>());
         }
         other => panic!("no such verb: {other:?}"),

@@ -1,7 +1,6 @@
 //! Scheduler and workers started by hand, in "terminals" of their own.
 
-use serde_json::Value;
-use tests::{Running, Sandbox, until};
+use tests::{Running, Sandbox, plain};
 
 /// Starts a scheduler on any free port with the token in `token`, and returns it with its address.
 pub fn scheduler(sandbox: &Sandbox) -> (Running, String) {
@@ -13,13 +12,8 @@ pub fn scheduler(sandbox: &Sandbox) -> (Running, String) {
 pub fn scheduler_and_monitoring(sandbox: &Sandbox) -> (Running, String, String) {
     let running =
         sandbox.start("scalable-scheduler", &["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--token-file", "token"]);
-    let said = until("the scheduler to say where it listens", || {
-        let text = running.stdout();
-        let line = text.split_once('\n')?.0;
-        Some(serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}")))
-    });
-    let address = |name: &str| said[name].as_str().and_then(|url| url.strip_prefix("http://")).unwrap().to_owned();
-    (running, address("address"), address("http"))
+    let said = running.ready();
+    (running, plain(&said["address"]), plain(&said["http"]))
 }
 
 #[test]

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
-use tests::{Finished, Running, Sandbox, binary, until};
+use tests::{Finished, Running, Sandbox, binary};
 
 const TARGET: &str = "targets: { local: { provider: local, max_workers: 2 } }\n";
 
@@ -85,11 +84,7 @@ fn a_program_reaches_workers_that_cannot_see_it() {
     let hidden = sandbox.path("program");
     let scheduler = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--token-file", "token"];
     let scheduler = start_blind(&sandbox, &hidden, "scalable-scheduler", &scheduler);
-    let address = until("the scheduler to say where it listens", || {
-        let text = scheduler.stdout();
-        let said: Value = serde_json::from_str(text.split_once('\n')?.0).unwrap();
-        said["address"].as_str()?.strip_prefix("http://").map(str::to_owned)
-    });
+    let address = scheduler.address();
     let worker = ["--scheduler", &address, "--token-file", "token", "--cpus", "2", "--memory", "1G"];
     let worker = start_blind(&sandbox, &hidden, "scalable-worker", &worker);
     let mut driver = sandbox.command(&program);

@@ -42,11 +42,7 @@ impl Machines {
         let mut own = vec!["scheduler"];
         own.extend(seen);
         let scheduler = blind(&sandbox, &own, "", "scalable-scheduler", &arguments, "scheduler");
-        let address = until("the scheduler to say where it listens", || {
-            let text = scheduler.stdout();
-            let said: Value = serde_json::from_str(text.split_once('\n')?.0).unwrap();
-            said["address"].as_str()?.strip_prefix("http://").map(str::to_owned)
-        });
+        let address = scheduler.address();
         Machines { sandbox, scheduler, address, workers: Vec::new() }
     }
 

@@ -36,11 +36,7 @@ fn cluster(sandbox: &Sandbox) -> Cluster {
     let mut arguments = vec!["--credentials", "scheduler", "--listen", &at, "--store", &at, "--https", &at];
     arguments.extend(["--http", "127.0.0.1:0", "--trust-loopback", "--admit", "admitted"]);
     let scheduler = sandbox.start("scalable-scheduler", &arguments);
-    let said = until("the scheduler to say where it listens", || {
-        let text = scheduler.stdout();
-        let line = text.split_once('\n')?.0;
-        Some(serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}")))
-    });
+    let said = scheduler.ready();
     Cluster { new, scheduler, said, ip }
 }
 

@@ -1,5 +1,5 @@
-//! The planner's dials as the scheduler is told them on its command line: JSON, durations in milliseconds, what is absent has its
-//! default.
+//! The planner's dials on their way from a manifest to the scheduler's command line: JSON, durations in milliseconds, what is absent
+//! has its default.
 
 use scalable_core::planner::Parameters;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,7 @@
-//! The provider's loop: watch, plan, request, tell. All its state is here and on one thread.
+//! The provider's loop: watch, plan, request, tell. All its state is here and on one thread. `look.rs` has what time alone brings, and
+//! what is told of it.
+
+mod look;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -9,7 +12,7 @@ use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::runtime::watcher::{self, Event, watcher};
-use scalable_provider::{Cause, Observation, Operation, Reason, ReasonClass};
+use scalable_provider::{Observation, Operation, Reason, ReasonClass};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -19,38 +22,23 @@ use crate::plan::{self, Desired, Grace, Removal, Slot, plan};
 use crate::provider::{Limits, ProviderOptions, WorkerPod, Workers};
 use crate::requests::{Failed, Requests, pod_of, selector};
 use crate::settings::Settings;
-use crate::status::{Phase, Wait};
+use crate::status::Wait;
 use crate::view::{Entry, View, short_uid};
 
 /// How often deadlines are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest time a watch is silent before its connection is made anew, seconds.
 const WATCH_SECONDS: u32 = 55;
-/// Longest time the first list may take.
-const LIST_MAX: Duration = Duration::from_secs(30);
 /// Pause before a broken watch is begun again: the first, doubled up to the last.
 const WATCH_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// Pause before a failed request is made again: the first, doubled up to the last.
 const REQUEST_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// How long the API may be out of reach before that is said.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Longest wait of a create for its answer.
 const CREATE_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for all pods to be gone.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
-/// How long a worker must be idle before it is marked so: short tasks do not turn into requests.
-const IDLE_BEFORE_MARK: Duration = Duration::from_secs(10);
-/// How long a pod may say nothing of what it waits for before its events are asked, and how often then.
-const EVENTS_AFTER: Duration = Duration::from_secs(3);
-const EVENTS_EVERY: Duration = Duration::from_secs(8);
-/// Pods whose events are asked at once.
-const EVENTS_AT_ONCE: usize = 4;
 /// News that are kept for whoever observes; the watch waits beyond.
 const OUTBOX_MAX: usize = 8192;
-/// How often one kind of news of one pool is told as an event of the Job.
-const TELL_EVERY: Duration = Duration::from_secs(60);
-/// Kinds of news that are remembered for that.
-const TOLD_MAX: usize = 1000;
 
 /// What the provider is asked.
 pub enum Command {
@@ -536,122 +524,6 @@ impl Actor {
         if let Some((reply, _)) = self.closing.take() {
             let _ = reply.send(());
         }
-    }
-
-    /// Looks at deadlines.
-    fn look(&mut self, now: Instant) {
-        if let Some((since, problem)) = &self.problem
-            && !self.problem_said
-            && now.saturating_duration_since(*since) >= SILENCE_MAX
-        {
-            self.problem_said = true;
-            self.outbox.push_back(Observation::Reach { problem: Some(problem.clone()) });
-        }
-        if self.watch.is_some() && !self.view.is_fresh() && now.saturating_duration_since(self.watch_from) > LIST_MAX {
-            self.lost(now, format!("the Kubernetes API did not list the pods within {} s", LIST_MAX.as_secs()));
-        }
-        let long_idle = |(name, since): (&String, &Instant)| {
-            (now.saturating_duration_since(*since) >= IDLE_BEFORE_MARK).then(|| name.clone())
-        };
-        for name in self.idle_since.iter().filter_map(long_idle).collect::<Vec<_>>() {
-            self.idle_since.remove(&name);
-            self.desired.marks.insert(name, false);
-        }
-        self.again.retain(|_, (due, _)| *due + REQUEST_PAUSE.1 > now);
-        self.give_up_late_ones(now);
-        self.ask_for_events(now);
-    }
-
-    fn give_up_late_ones(&mut self, now: Instant) {
-        let deadline = |pool: &str| self.settings.pool(pool).map_or(u64::MAX, |pool| pool.start_deadline_ms);
-        let late = |entry: &&Entry| {
-            let waited = u64::try_from(now.saturating_duration_since(entry.since).as_millis()).unwrap_or(u64::MAX);
-            matches!(entry.phase, Phase::Starting(_)) && entry.overdue.is_none() && waited > deadline(&entry.pod.slot.pool)
-        };
-        let late: Vec<(String, u64)> = self
-            .view
-            .entries()
-            .filter(late)
-            .map(|entry| (entry.pod.name.clone(), deadline(&entry.pod.slot.pool) / 1000))
-            .collect();
-        for (name, seconds) in late {
-            if let Some(entry) = self.view.get_mut(&name) {
-                entry.give_up(seconds);
-            }
-            self.remove(&name, None, Grace::Short);
-        }
-    }
-
-    /// Asks for the events of pods that wait without a reason: volumes that are not mounted are said nowhere else.
-    fn ask_for_events(&mut self, now: Instant) {
-        if !self.may_read_events || !self.view.is_fresh() {
-            return;
-        }
-        let silent = |entry: &&Entry| {
-            let asked = entry.events_asked.map_or(EVENTS_AFTER.min(now.saturating_duration_since(entry.since)), |_| EVENTS_AFTER);
-            matches!(entry.phase, Phase::Starting(None))
-                && entry.pod.state == plan::State::Alive
-                && asked >= EVENTS_AFTER
-                && entry.events_asked.is_none_or(|at| now.saturating_duration_since(at) >= EVENTS_EVERY)
-        };
-        let mut silent: Vec<&Entry> = self.view.entries().filter(silent).collect();
-        silent.sort_by_key(|entry| entry.events_asked);
-        let chosen: Vec<(String, String)> =
-            silent.iter().take(EVENTS_AT_ONCE).map(|entry| (entry.pod.name.clone(), entry.pod.uid.clone())).collect();
-        for (name, uid) in chosen {
-            let key = format!("events {name}");
-            if self.in_flight.contains(&key) || self.bucket.take(now).is_err() {
-                continue;
-            }
-            if let Some(entry) = self.view.get_mut(&name) {
-                entry.events_asked = Some(now);
-            }
-            let requests = self.requests.clone();
-            self.in_flight.insert(key.clone());
-            self.running.spawn(async move {
-                let result = requests.warning(&name, &uid).await;
-                (key, Done::Warned(name, result))
-            });
-        }
-    }
-
-    /// Passes news on, and the worst of it to whoever looks at the Job.
-    fn say(&mut self, now: Instant, news: Vec<Observation>) {
-        for observation in news {
-            match &observation {
-                Observation::Waiting { pool, reason, message, name, .. } => {
-                    self.tell(now, "Warning", reason, pool, &format!("pod {name}: {message}"));
-                }
-                Observation::Died { pool, cause, reason, name, .. } if !matches!(cause, Cause::Ended | Cause::Removed) => {
-                    self.tell(now, "Warning", &format!("Worker{cause:?}"), pool, &format!("pod {name}: {reason}"));
-                }
-                _ => {}
-            }
-            self.outbox.push_back(observation);
-        }
-    }
-
-    /// Tells an event of the Job, each kind now and then only.
-    fn tell(&mut self, now: Instant, kind: &'static str, reason: &str, pool: &str, note: &str) {
-        let about = (reason.to_owned(), pool.to_owned());
-        let recent = self.told.get(&about).is_some_and(|at| now.saturating_duration_since(*at) < TELL_EVERY);
-        if recent
-            || self.told.len() >= TOLD_MAX
-            || self.in_flight.len() >= self.limits.parallel * 2
-            || self.bucket.take(now).is_err()
-        {
-            return;
-        }
-        self.told.insert(about, now);
-        let key = format!("tell {reason} {pool}");
-        let (requests, reason, note) = (self.requests.clone(), reason.to_owned(), note.to_owned());
-        self.in_flight.insert(key.clone());
-        self.running.spawn(async move {
-            if let Err(failed) = requests.tell(kind, &reason, &note).await {
-                tracing::debug!(?failed, "an event could not be written");
-            }
-            (key, Done::Told)
-        });
     }
 }
 
