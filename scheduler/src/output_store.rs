@@ -238,7 +238,7 @@ impl OutputStore {
     /// The run is forgotten: nothing of it is served, and what is the scheduler's own of it is removed. Blocks on the disk.
     pub fn forget(&self, run: RunId) {
         let Some(run) = self.0.lock().runs.remove(&run) else { return };
-        self.0.files.remove_below(&run.directory);
+        self.0.files.remove_below(&[&run.directory]);
         if run.own
             && let Err(error) = fs::remove_dir_all(&run.directory)
             && error.kind() != io::ErrorKind::NotFound

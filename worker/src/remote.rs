@@ -50,6 +50,45 @@ impl From<String> for Unready {
     }
 }
 
+/// A file or directory that goes one day.
+#[derive(Clone, Debug)]
+pub struct Leaving {
+    path: PathBuf,
+    /// What of it is served to peers, if that is known: else it is looked for among all that is.
+    served: Option<Vec<(Digest, PathBuf)>>,
+}
+
+impl Leaving {
+    /// Everything at or below a path.
+    pub fn below(path: PathBuf) -> Self {
+        Leaving { path, served: None }
+    }
+
+    /// It lies in this directory.
+    pub fn is_below(&self, directory: &Path) -> bool {
+        self.path.starts_with(directory)
+    }
+
+    /// A log of the attempt at `at`.
+    pub fn log(at: &Place, log: &LogReport) -> Self {
+        let path = at.log(&log.stream);
+        let served = Digest::from_slice(&log.digest).map(|digest| vec![(digest, path.clone())]);
+        Leaving { path, served }
+    }
+
+    /// The outputs of the attempt at `at`. Of trees it is not kept what is in them.
+    pub fn outputs(group: &Group, at: &Place, outputs: &[OutputReport]) -> Self {
+        let path = at.objects();
+        let held = group.template.outputs.iter().zip(outputs).filter(|(_, report)| report.held);
+        let served = held.map(|(output, report)| match output.kind() {
+            OutputKind::File => Digest::from_slice(&report.digest).map(|digest| (digest, path.join(&report.name))),
+            OutputKind::Dir | OutputKind::List => None,
+        });
+        let served = served.collect();
+        Leaving { path, served }
+    }
+}
+
 /// Where the scheduler's store is, and the key with which rights are made.
 type Source = (ObjectKey, String);
 
@@ -119,16 +158,22 @@ impl Remote {
         self.root.join(self.generation.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
-    /// Removes a directory and serves nothing of it any more. What cannot be removed lies among the agent's own files.
-    pub fn remove(&self, path: &Path) {
-        self.files.remove_below(path);
-        let removed = match fs::symlink_metadata(path) {
-            Ok(found) if found.is_dir() => crate::content::remove_tree(path),
-            Ok(_) => fs::remove_file(path),
-            Err(_) => Ok(()),
-        };
-        if let Err(error) = removed {
-            tracing::warn!(path = %path.display(), %error, "what a run has left here could not be removed");
+    /// Removes these and serves nothing of them any more. What cannot be removed lies among the agent's own files.
+    pub fn remove(&self, leaving: &[Leaving]) {
+        let unknown: Vec<&Path> = leaving.iter().filter(|one| one.served.is_none()).map(|one| one.path.as_path()).collect();
+        self.files.remove_below(&unknown);
+        for (digest, path) in leaving.iter().flat_map(|one| one.served.iter().flatten()) {
+            self.files.remove(*digest, path);
+        }
+        for Leaving { path, .. } in leaving {
+            let removed = match fs::symlink_metadata(path) {
+                Ok(found) if found.is_dir() => crate::content::remove_tree(path),
+                Ok(_) => fs::remove_file(path),
+                Err(_) => Ok(()),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(path = %path.display(), %error, "what a run has left here could not be removed");
+            }
         }
     }
 
@@ -425,4 +470,33 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), FileError> {
 fn settle_file(part: &Path, target: &Path, mode: u32) -> Result<(), FileError> {
     set_mode(part, mode)?;
     fs::rename(part, target).map_err(|error| FileError::Disk { path: target.to_owned(), error })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_leaves_is_served_no_more_and_the_rest_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let remote = Remote::start(directory.path().to_owned(), String::new(), None).unwrap();
+        let at = |index| Place { run: directory.path().to_owned(), group: "g".to_owned(), index, attempt: 1 };
+        let digest = Digest::of(b"said");
+        for path in [at(1).log("stdout"), at(2).log("stdout"), at(1).objects().join("tree/x"), at(2).objects().join("tree/x")] {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "said").unwrap();
+            remote.files().add(digest, path);
+        }
+        let log = LogReport { stream: "stdout".to_owned(), digest: digest.0.to_vec().into(), size: 4 };
+        let (log, tree) = (Leaving::log(&at(1), &log), Leaving::below(at(1).objects()));
+        assert!(tree.is_below(directory.path()) && !tree.is_below(&at(2).objects()));
+        remote.remove(&[log, tree]);
+        assert!(!at(1).log("stdout").exists() && !at(1).objects().exists());
+        assert!(at(2).log("stdout").exists() && at(2).objects().join("tree/x").exists());
+        assert!(remote.files().open(digest).unwrap().is_some());
+        remote.files().remove(digest, &at(2).log("stdout"));
+        remote.files().remove(digest, &at(2).objects().join("tree/x"));
+        assert!(remote.files().is_empty(), "no place of the first attempt is left");
+    }
 }

@@ -1,7 +1,6 @@
 //! Runs whose directory is not here: the look that decides it, what attempts of them have left here for others, and when it may go.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -11,6 +10,7 @@ use scalable_proto::v1::{self, AttemptReport};
 use super::{Agent, Told};
 use crate::attempt::Attempt;
 use crate::catalog::Group;
+use crate::remote::Leaving;
 
 /// Threads that bring what attempts read: as many attempts can wait for a network at once.
 pub(super) const BRINGERS: usize = 8;
@@ -22,10 +22,10 @@ pub(super) struct Held {
     undecided: Vec<Serial>,
     /// Runs that are being looked at.
     looking: FxHashSet<u32>,
-    /// Outputs by group and index, and where they lie.
-    objects: FxHashMap<(u32, u32), PathBuf>,
+    /// Outputs by group and index.
+    objects: FxHashMap<(u32, u32), Leaving>,
     /// Attempts with something that the scheduler's store has not copied yet, and their logs.
-    uncopied: FxHashMap<(u32, u32, u32), Vec<PathBuf>>,
+    uncopied: FxHashMap<(u32, u32, u32), Vec<Leaving>>,
 }
 
 impl Held {
@@ -70,10 +70,11 @@ impl Agent {
             output.held && !group.template.outputs.iter().any(|known| known.name == output.name && known.discard)
         };
         if report.outputs.iter().any(|output| output.held) {
-            self.held.objects.insert((group.number, place.index), place.objects());
+            let outputs = Leaving::outputs(group, &place, &report.outputs);
+            self.held.objects.insert((group.number, place.index), outputs);
         }
         if !report.logs.is_empty() || report.outputs.iter().any(wanted) {
-            let logs = report.logs.iter().map(|log| place.log(&log.stream)).collect();
+            let logs = report.logs.iter().map(|log| Leaving::log(&place, log)).collect();
             self.held.uncopied.insert((group.number, place.index, place.attempt), logs);
         }
     }
@@ -101,8 +102,8 @@ impl Agent {
             directories.push(run.directory().to_owned());
         }
         if !directories.is_empty() {
-            self.held.objects.retain(|_, objects| !directories.iter().any(|directory| objects.starts_with(directory)));
-            self.remove_later(directories);
+            self.held.objects.retain(|_, objects| !directories.iter().any(|directory| objects.is_below(directory)));
+            self.remove_later(directories.into_iter().map(Leaving::below).collect());
         }
     }
 
@@ -110,14 +111,14 @@ impl Agent {
     pub(super) fn void_held(&mut self) {
         self.held = Held::default();
         let old = self.remote.begin_anew();
-        self.remove_later(vec![old]);
+        self.remove_later(vec![Leaving::below(old)]);
     }
 
-    fn remove_later(&self, paths: Vec<PathBuf>) {
-        if paths.is_empty() {
+    fn remove_later(&self, leaving: Vec<Leaving>) {
+        if leaving.is_empty() {
             return;
         }
         let remote = self.remote.clone();
-        self.helpers.run(move || paths.iter().for_each(|path| remote.remove(path)));
+        self.helpers.run(move || remote.remove(&leaving));
     }
 }
