@@ -19,8 +19,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use scalable_core::messages::OutcomeClass;
 use scalable_proto::v1::{LogReport, ObjectRef, OutputKind, OutputReport};
 use scalable_store::{
-    Digest, FetchMetrics, Fetcher, FetcherOptions, FileError, FileFetch, FileIndex, FileRequest, Holder, ObjectKey, SegmentPool,
-    Tree, TreeNode, TreeRequest, fetch_tree, now_ms,
+    Digest, Fetcher, FetcherOptions, FileError, FileFetch, FileIndex, FileRequest, Holder, ObjectKey, SegmentPool, Tree,
+    TreeNode, TreeRequest, fetch_tree, now_ms,
 };
 use scalable_tls::PeerDialer;
 
@@ -129,11 +129,6 @@ impl Remote {
     /// Contents that peers may fetch.
     pub fn files(&self) -> &FileIndex {
         &self.files
-    }
-
-    /// What was brought here so far.
-    pub fn metrics(&self) -> FetchMetrics {
-        self.fetcher.metrics()
     }
 
     /// The scheduler has said its key and where its store is.
