@@ -322,6 +322,13 @@ impl Remote {
             if tree.entries().any(|(path, _)| path.iter().filter(|byte| **byte == b'/').count() > TREE_DEPTH_MAX) {
                 return Err(format!("output `{}` is deeper than {TREE_DEPTH_MAX} levels", report.name));
             }
+            if let Some((path, _)) = tree.entries().find(|(path, _)| !output.discard && std::str::from_utf8(path).is_err()) {
+                let shown = String::from_utf8_lossy(path);
+                return Err(format!(
+                    "output `{}` has a file whose name is not UTF-8: {shown:?}; give it another name",
+                    report.name
+                ));
+            }
             let encoded = tree.encode();
             let manifest = layout::tree_manifest(&path);
             fs::write(&manifest, &encoded).map_err(|error| format!("{}: {error}", manifest.display()))?;
