@@ -40,7 +40,7 @@ pub struct WorkerLoad {
     pub dispatched: u64,
     /// What it executes; [`planner::Running::group`] is the position in [`PoolLoad::groups`].
     pub running: Vec<planner::Running>,
-    /// Bytes of results that are still needed and that only it holds.
+    /// Bytes of results that are still needed and that only it holds, at an idle one. Of one that is not idle nobody asks: 0.
     pub only_bytes: u64,
 }
 
@@ -85,11 +85,12 @@ impl Scheduler {
             load.groups.push(self.group_load(id, capacity));
         }
         load.workers.extend(of_pool().map(|worker| {
+            let idle = worker.state == WorkerState::Active && worker.rows() == 0;
             WorkerLoad {
                 session: worker.session,
                 name: worker.name.clone(),
                 draining: worker.draining,
-                idle: worker.state == WorkerState::Active && worker.rows() == 0,
+                idle,
                 dispatched: worker.dispatched,
                 running: (self.rows.on(worker.executing).take(RUNNING_MAX).map(|slot| self.rows.get(slot)))
                     .map(|row| planner::Running {
@@ -97,7 +98,7 @@ impl Scheduler {
                         started_at: row.since,
                     })
                     .collect(),
-                only_bytes: self.only_bytes(worker),
+                only_bytes: if idle { self.only_bytes(worker) } else { 0 },
             }
         }));
         load

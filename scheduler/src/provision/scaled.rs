@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
 use scalable_core::ids::{Micros, SECOND};
 use scalable_core::planner::{
-    Blocked, Obstacle, Parameters, Phase, Planner, Pool as PlannedPool, PoolEvent, PoolPlan, Snapshot, Worker, WorkerKey,
+    Blocked, Group, Obstacle, Parameters, Phase, Planner, Pool as PlannedPool, PoolEvent, PoolPlan, Snapshot, Worker, WorkerKey,
 };
 use scalable_core::scheduler::{PoolLoad, WorkerLoad};
 use scalable_proto::v1;
@@ -150,17 +151,18 @@ impl<P: Provider> Driver<P> {
         }
         let Ok(loads) = loads.await else { return false };
         let now = self.now();
-        self.take_loads(now, &loads);
-        let snapshot = self.snapshot(&loads);
+        let nobody: Vec<bool> = loads.iter().map(|load| load.workers.is_empty()).collect();
+        let groups = self.take_loads(now, loads);
+        let snapshot = self.snapshot(groups);
         let plan = self.planner.plan(now, &snapshot);
-        for (at, (pool_plan, load)) in plan.pools.into_iter().zip(&loads).enumerate() {
+        for (at, (pool_plan, nobody)) in plan.pools.into_iter().zip(nobody).enumerate() {
             let note = self.note(at, &pool_plan);
             let name = &self.scale.pools[at].name;
             let of_pool = self.planner.log().iter().rev().filter(|decision| decision.pool == *name);
             let mut decisions: Vec<(f64, String)> =
                 of_pool.take(DECISIONS_TOLD).map(|made| (made.at as f64 / SECOND as f64, made.reason.clone())).collect();
             decisions.reverse();
-            if load.workers.is_empty() && pool_plan.create == 0 && pool_plan.decision.figures.queued > 0 {
+            if nobody && pool_plan.create == 0 && pool_plan.decision.figures.queued > 0 {
                 tracing::debug!(pool = %name, reason = %pool_plan.decision.reason, "work waits for workers");
             }
             self.carry_out(now, at, pool_plan).await;
@@ -170,16 +172,18 @@ impl<P: Provider> Driver<P> {
         true
     }
 
-    /// Takes what the reactor says of the workers.
-    fn take_loads(&mut self, now: Micros, loads: &[PoolLoad]) {
-        let mut by_name: BTreeMap<&str, (usize, &WorkerLoad)> = BTreeMap::new();
-        for (at, load) in loads.iter().enumerate() {
-            by_name.extend(load.workers.iter().map(|worker| (worker.name.as_str(), (at, worker))));
+    /// Takes what the reactor says of the workers, and returns what it says of each pool's groups.
+    fn take_loads(&mut self, now: Micros, loads: Vec<PoolLoad>) -> Vec<Vec<Group>> {
+        let mut by_name: FxHashMap<String, (usize, WorkerLoad)> = FxHashMap::default();
+        let mut groups = Vec::with_capacity(loads.len());
+        for (at, load) in loads.into_iter().enumerate() {
+            by_name.extend(load.workers.into_iter().map(|mut worker| (std::mem::take(&mut worker.name), (at, worker))));
+            groups.push(load.groups);
         }
         let mut started = Vec::new();
         for member in self.members.values_mut() {
             let Some((name, _)) = &member.named else { continue };
-            let said = by_name.get(name.as_str()).filter(|(at, _)| *at == member.pool).map(|(_, load)| *load);
+            let said = by_name.remove(name).filter(|(at, _)| *at == member.pool).map(|(_, load)| load);
             let Some(load) = said else {
                 member.load = None;
                 member.idle_since = None;
@@ -197,21 +201,22 @@ impl<P: Provider> Driver<P> {
                 (false, _) => None,
             };
             member.leaving = load.draining;
-            member.load = Some(load.clone());
+            member.load = Some(load);
         }
         for (pool, asked_at, took) in started {
             self.planner.observe(now, &self.scale.pools[pool].name, &PoolEvent::Started { asked_at, took });
         }
+        groups
     }
 
-    fn snapshot(&self, loads: &[PoolLoad]) -> Snapshot {
-        let pools = self.scale.pools.iter().zip(loads).enumerate().map(|(at, (pool, load))| PlannedPool {
+    fn snapshot(&self, groups: Vec<Vec<Group>>) -> Snapshot {
+        let pools = self.scale.pools.iter().zip(groups).enumerate().map(|(at, (pool, groups))| PlannedPool {
             name: pool.name.clone(),
             minimum: pool.minimum,
             maximum: pool.maximum,
             minimum_at_once: pool.minimum_at_once,
             parameters: self.scale.parameters,
-            groups: load.groups.clone(),
+            groups,
             workers: self.members.values().filter(|member| member.pool == at && !member.taken).map(Member::shown).collect(),
             room_coming: false,
             object_bytes_per_worker: None,
