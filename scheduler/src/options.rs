@@ -124,6 +124,8 @@ impl Options {
             ("--trust-loopback", self.trust_loopback),
             ("--admit", self.admit.is_some()),
             ("--trust-proxy", self.trust_proxy),
+            #[cfg(feature = "k8s")]
+            ("--kubernetes", self.kubernetes.is_some()),
         ];
         if let (None, Some((what, _))) = (&self.credentials, secured.iter().find(|(_, given)| *given)) {
             return Err(format!("{what} goes with --credentials DIR, the cluster's credentials"));
@@ -199,6 +201,10 @@ mod tests {
         check("--token-file t --http 10.0.0.1:8787", "loopback only");
         check("--token-file t --https 10.0.0.1:8787", "--credentials");
         check("--token-file t --trust-loopback", "--credentials");
+        #[cfg(feature = "k8s")]
+        check("--token-file t --kubernetes k", "--kubernetes goes with --credentials");
+        #[cfg(feature = "k8s")]
+        check("--credentials c --kubernetes k", "");
         check("--token-file t --credentials c", "cannot be used with");
         check("", "--token-file");
         check("--credentials c", "");
