@@ -311,11 +311,12 @@ struct Provisioned {
 }
 
 fn start_provider(options: &Options, address: &str, token_file: &Path) -> Result<Provisioned> {
+    let dials = options.scale.as_deref().map(Dials::parse).transpose();
+    let dials = dials.map_err(|problem| anyhow::anyhow!("--scale: {problem}"))?;
     #[cfg(feature = "k8s")]
     if let Some(settings) = &options.kubernetes {
-        let dials = options.scale.as_deref().map(Dials::parse).transpose();
-        let dials = dials.map_err(|problem| anyhow::anyhow!("--scale: {problem}"))?.unwrap_or_default();
-        let started = scalable_scheduler::kubernetes::start(settings, &dials, &options.state_dir.join("pods"))?;
+        let started =
+            scalable_scheduler::kubernetes::start(settings, &dials.unwrap_or_default(), &options.state_dir.join("pods"))?;
         return Ok(Provisioned { seen: started.seen, stop: Some(started.stop), observed: Some(started.admission) });
     }
     let Some(json) = &options.local_workers else {
@@ -342,10 +343,9 @@ fn start_provider(options: &Options, address: &str, token_file: &Path) -> Result
         workers,
     })
     .context("start the local provider")?;
-    let (seen, stop) = match &options.scale {
+    let (seen, stop) = match dials {
         None => provision::fixed::start(provider, provision::fixed::Pool { name, components, capacity, workers: count }),
-        Some(json) => {
-            let dials = Dials::parse(json).map_err(|problem| anyhow::anyhow!("--scale: {problem}"))?;
+        Some(dials) => {
             let (minimum, maximum) = (dials.minimum.unwrap_or(0), dials.maximum.unwrap_or(count));
             let pool = provision::scaled::Pool { name, components, capacity, minimum, maximum, minimum_at_once: false };
             let scale =
