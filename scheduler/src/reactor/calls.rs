@@ -113,11 +113,10 @@ impl Reactor {
                 uncopied: self.outputs.uncopied(view.session),
             }
         };
-        let live = |view: &scalable_core::scheduler::WorkerView| !matches!(view.state, WorkerState::Lost | WorkerState::Gone);
         v1::StatusReply {
             run,
             pools: self.pool_counts(),
-            workers: self.machine.workers().filter(live).map(worker_status).collect(),
+            workers: self.machine.workers().map(worker_status).collect(),
             cluster_id: self.identity.cluster_id.clone(),
             epoch: self.identity.epoch,
             build: env!("CARGO_PKG_VERSION").to_owned(),

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use scalable_core::ids::{GroupId, Micros, RunId, SessionId, TaskRef};
-use scalable_core::messages::{Input, Outbox, Output, WorkerState};
+use scalable_core::messages::{Input, Outbox, Output};
 use scalable_core::resources::Resources;
 use scalable_core::scheduler::{PoolLoad, Scheduler, WorkerView};
 use scalable_proto::v1;
@@ -404,8 +404,7 @@ impl Reactor {
     /// Tells the machine what the provider says of a pool, less the workers that have registered meanwhile.
     fn tell_pool(&mut self, pool: &str) {
         let Some(seen) = self.pools.get(pool) else { return };
-        let here = |view: &WorkerView| view.pool == pool && !matches!(view.state, WorkerState::Lost | WorkerState::Gone);
-        let registered = self.machine.workers().filter(here).count();
+        let registered = self.machine.workers().filter(|worker| worker.pool == pool).count();
         let input = Input::Pool {
             pool: pool.to_owned(),
             components: seen.state.components.clone(),
