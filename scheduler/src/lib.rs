@@ -18,6 +18,7 @@ pub mod provision;
 pub mod reactor;
 pub mod records;
 pub mod run_files;
+pub mod runs_dir;
 pub mod serve;
 pub mod sign;
 pub mod snapshot;

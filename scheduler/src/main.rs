@@ -22,6 +22,7 @@ use scalable_scheduler::http::{Access, Site};
 use scalable_scheduler::options::Options;
 use scalable_scheduler::output_store::OutputStore;
 use scalable_scheduler::reactor::{Identity, Lifetime, Reactor, Stop, Surroundings};
+use scalable_scheduler::runs_dir::RunsDirectory;
 use scalable_scheduler::sign::Signer;
 use scalable_scheduler::tls::keep_renewed;
 use scalable_scheduler::{http, provision, records, serve, snapshot, tls};
@@ -153,6 +154,11 @@ async fn run(options: Options) -> Result<()> {
     config.lost_after_silence = options.lost_after_silence();
     config.lost_after_reset = options.lost_after_reset();
     let runs_dir = std::path::absolute(options.runs_dir.clone().unwrap_or_else(|| options.state_dir.join("runs")));
+    let runs_dir = Arc::new(
+        (runs_dir.and_then(|root| RunsDirectory::make(&root, identity.epoch))).context("make the directory of runs to fetch")?,
+    );
+    let others = runs_dir.clone();
+    std::thread::Builder::new().name("left".to_owned()).spawn(move || others.remove_others()).context("start a thread")?;
     let surroundings = Surroundings {
         records: record_handle,
         recorded,
@@ -160,7 +166,7 @@ async fn run(options: Options) -> Result<()> {
         snapshots: publisher,
         store: outputs,
         copied,
-        runs_dir: runs_dir.context("resolve --runs-dir")?,
+        runs_dir: runs_dir.path().to_owned(),
         results_ttl: Duration::from_secs(options.results_ttl),
         stop,
     };

@@ -54,8 +54,8 @@ pub struct Options {
     /// Directory for the scheduler's own files, such as the logs of the workers it starts.
     #[arg(long, default_value = ".scalable/scheduler")]
     pub state_dir: PathBuf,
-    /// Directory for runs whose clients share no disk with the scheduler: each gets one named after it. Default: `runs` in the directory of
-    /// the scheduler's own files.
+    /// Directory for runs whose clients share no disk with the scheduler: in a directory of this process each gets one named after it. What
+    /// earlier processes have left there is removed. Default: `runs` in the directory of the scheduler's own files.
     #[arg(long)]
     pub runs_dir: Option<PathBuf>,
     /// Most bytes of outputs and logs that are copied from workers: at 90 % of it copying stops. Default: no limit.
