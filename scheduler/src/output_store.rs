@@ -118,8 +118,6 @@ pub struct Usage {
     pub limit: u64,
     /// Copies that do not fit.
     pub waiting: u64,
-    /// Their bytes.
-    pub waiting_bytes: u64,
 }
 
 /// The list of a run's files.
@@ -257,8 +255,7 @@ impl OutputStore {
     /// How full it is.
     pub fn usage(&self) -> Usage {
         let state = self.0.lock();
-        let waiting_bytes = state.parked.iter().map(|copy| copy.bytes()).fold(0, u64::saturating_add);
-        Usage { bytes: state.bytes, limit: self.0.limit, waiting: state.parked.len() as u64, waiting_bytes }
+        Usage { bytes: state.bytes, limit: self.0.limit, waiting: state.parked.len() as u64 }
     }
 
     /// Transfers so far.
