@@ -243,13 +243,7 @@ impl OutputStore {
         {
             tracing::warn!(directory = %run.directory.display(), %error, "the directory of a run that was fetched could not be removed");
         }
-        let mut state = self.0.lock();
-        state.bytes = state.bytes.saturating_sub(run.bytes);
-        // What did not fit may fit now.
-        let parked = std::mem::take(&mut state.parked);
-        state.queue.extend(parked);
-        drop(state);
-        self.0.wake.notify_all();
+        self.0.room(&mut self.0.lock(), run.bytes);
     }
 
     /// How full it is.
@@ -311,7 +305,7 @@ impl Shared {
             let mut state = self.lock();
             match (&done, state.runs.get_mut(&copy.run)) {
                 (Ok(()), Some(run)) => run.bytes += bytes,
-                _ => state.bytes = state.bytes.saturating_sub(bytes),
+                _ => self.room(&mut state, bytes),
             }
             drop(state);
             // Without a reactor nobody has to know.
@@ -321,6 +315,14 @@ impl Shared {
                 Err(Failure::Here(why)) => Told::Failed { task, attempt, why, missing: false },
             });
         }
+    }
+
+    /// So many bytes are free again: what did not fit may fit now.
+    fn room(&self, state: &mut State, bytes: u64) {
+        state.bytes = state.bytes.saturating_sub(bytes);
+        let parked = std::mem::take(&mut state.parked);
+        state.queue.extend(parked);
+        self.wake.notify_all();
     }
 
     fn carry_out(&self, copy: &Copy, directory: &Path) -> Result<(), Failure> {
@@ -417,3 +419,7 @@ fn beside(path: &Path, what: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{what}"))
 }
+
+#[cfg(test)]
+#[path = "output_store_tests.rs"]
+mod tests;

@@ -1,0 +1,74 @@
+//! Tests of the output store: what becomes of copies when others fail and when their run is over.
+
+#![allow(clippy::unwrap_used)]
+
+use std::net::{TcpListener, TcpStream};
+
+use scalable_core::ids::GroupId;
+
+use super::*;
+
+const RUN: RunId = RunId(1);
+
+/// A store with a limit of 1000 bytes, of which 900 are taken, and the run that lies in `run`.
+fn store(run: &Path) -> (OutputStore, mpsc::UnboundedReceiver<Told>) {
+    let (store, told) = OutputStore::start(FileIndex::new(), ObjectKey::random().unwrap(), 1000, None).unwrap();
+    store.begin(RUN, "run-1", run.to_owned(), [], true);
+    (store, told)
+}
+
+/// A copy of one log of so many bytes.
+fn copy(index: u32, size: u64, holders: Vec<Holder>) -> Box<Copy> {
+    let log = v1::LogReport { stream: "stdout".to_owned(), digest: vec![7; 32].into(), size };
+    Box::new(Copy {
+        run: RUN,
+        task: TaskRef { group: GroupId(1), index },
+        attempt: 1,
+        group: "g".to_owned(),
+        published: PathBuf::from("outputs/g"),
+        outputs: Vec::new(),
+        logs: vec![log],
+        holders,
+    })
+}
+
+/// A holder that takes connections and says nothing: what is asked of it is on its way until it is dropped.
+struct Silent {
+    listener: TcpListener,
+    asked: Option<TcpStream>,
+}
+
+impl Silent {
+    fn new() -> Silent {
+        Silent { listener: TcpListener::bind("127.0.0.1:0").unwrap(), asked: None }
+    }
+
+    fn holder(&self) -> Vec<Holder> {
+        vec![Holder { address: self.listener.local_addr().unwrap().to_string(), host: "elsewhere".to_owned() }]
+    }
+
+    fn is_asked(&mut self) {
+        self.asked = Some(self.listener.accept().unwrap().0);
+    }
+}
+
+#[test]
+fn what_did_not_fit_is_copied_when_another_copy_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, mut told) = store(directory.path());
+    // What fits beside nothing but itself, and is there already when its turn comes.
+    fs::create_dir_all(directory.path().join("logs/g")).unwrap();
+    fs::write(directory.path().join("logs/g/2.1.stdout"), [0; 500]).unwrap();
+    let mut silent = Silent::new();
+    store.copy(copy(1, 500, silent.holder()));
+    silent.is_asked();
+    store.copy(copy(2, 500, Vec::new()));
+    assert!(matches!(told.blocking_recv(), Some(Told::Waits { task, .. }) if task.index == 2));
+    assert_eq!(store.usage(), Usage { bytes: 500, limit: 1000, waiting: 1 });
+    drop(silent);
+    let mut heard = [told.blocking_recv().unwrap(), told.blocking_recv().unwrap()];
+    heard.sort_by_key(|told| matches!(told, Told::Copied { .. }));
+    assert!(matches!(&heard[0], Told::Failed { task, missing: true, .. } if task.index == 1), "{heard:?}");
+    assert!(matches!(&heard[1], Told::Copied { task, .. } if task.index == 2), "{heard:?}");
+    assert_eq!(store.usage(), Usage { bytes: 500, limit: 1000, waiting: 0 });
+}
