@@ -56,9 +56,14 @@ struct Pending {
     tries: u32,
     /// Not with the store: asked for again then.
     again_at: Option<Instant>,
-    /// Outputs; else only logs.
-    result: bool,
     waits: bool,
+}
+
+impl Pending {
+    /// It has outputs; else only logs.
+    fn has_outputs(&self) -> bool {
+        !self.copy.outputs.is_empty()
+    }
 }
 
 /// What there is to say of a run.
@@ -137,9 +142,9 @@ impl Reactor {
             }
             return;
         }
-        let result = !outputs.is_empty();
-        self.begin_copy(group, task, attempt, session, outputs, report.logs.clone(), result);
-        if !result && !held.is_empty() {
+        let only_logs = outputs.is_empty();
+        self.begin_copy(group, task, attempt, session, outputs, report.logs.clone());
+        if only_logs && !held.is_empty() {
             self.let_go_of(group.run, task);
         }
     }
@@ -161,11 +166,10 @@ impl Reactor {
         report: &v1::AttemptReport,
     ) {
         if !report.logs.is_empty() {
-            self.begin_copy(group, task, attempt, session, Vec::new(), report.logs.clone(), false);
+            self.begin_copy(group, task, attempt, session, Vec::new(), report.logs.clone());
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a copy is made of")]
     fn begin_copy(
         &mut self,
         group: &GroupInfo,
@@ -174,7 +178,6 @@ impl Reactor {
         session: SessionId,
         outputs: Vec<CopyOutput>,
         logs: Vec<v1::LogReport>,
-        result: bool,
     ) {
         let mut published = std::path::PathBuf::from("outputs").join(&group.spec.name);
         let element = group.parameters(task.index);
@@ -184,7 +187,7 @@ impl Reactor {
         let holders = self.copy_holders(task, session);
         let name = group.spec.name.clone();
         let copy = Box::new(Copy { run: group.run, task, attempt, group: name, published, outputs, logs, holders });
-        let pending = Pending { copy: copy.clone(), session, tries: 0, again_at: None, result, waits: false };
+        let pending = Pending { copy: copy.clone(), session, tries: 0, again_at: None, waits: false };
         if self.outputs.copies.insert((task, attempt), pending).is_none() {
             self.outputs.runs.entry(group.run).or_default().pending += 1;
             *self.outputs.uncopied.entry(session).or_default() += 1;
@@ -261,7 +264,7 @@ impl Reactor {
 
     fn copied(&mut self, task: TaskRef, attempt: u32) {
         let Some(pending) = self.copy_over(task, attempt) else { return };
-        if !pending.result {
+        if !pending.has_outputs() {
             return;
         }
         let Some(group) = self.groups.get(&task.group).cloned() else { return };
@@ -282,7 +285,7 @@ impl Reactor {
     fn copy_failed(&mut self, task: TaskRef, attempt: u32, why: String, missing: bool) {
         let Some(pending) = self.outputs.copies.get_mut(&(task, attempt)) else { return };
         pending.tries += 1;
-        let (session, tries, result) = (pending.session, pending.tries, pending.result);
+        let (session, tries, outputs) = (pending.session, pending.tries, pending.has_outputs());
         pending.again_at = Some(Instant::now() + (AGAIN_AFTER * tries).min(AGAIN_AFTER_MAX));
         tracing::warn!(group = task.group.0, index = task.index, attempt, tries, %why, "an output could not be copied yet");
         let lives = self.workers.get(&session).is_some_and(|worker| !worker.closed);
@@ -294,7 +297,7 @@ impl Reactor {
             }
             return;
         }
-        if !result {
+        if !outputs {
             if !lives || tries >= LOG_TRIES_MAX {
                 self.copy_lost(task, attempt, &why);
             }
@@ -316,7 +319,7 @@ impl Reactor {
     fn copy_lost(&mut self, task: TaskRef, attempt: u32, why: &str) {
         if let Some(pending) = self.copy_over(task, attempt) {
             let of_run = self.outputs.runs.entry(pending.copy.run).or_default();
-            if pending.result {
+            if pending.has_outputs() {
                 of_run.lost += 1;
                 why.clone_into(&mut of_run.first_lost);
             }
@@ -360,10 +363,10 @@ impl Reactor {
 
     /// What was to be copied is on no worker any more.
     fn source_gone(&mut self, task: TaskRef, attempt: u32, why: &str) {
-        let result = self.outputs.copies.get(&(task, attempt)).is_some_and(|pending| pending.result);
+        let outputs = self.outputs.copies.get(&(task, attempt)).is_some_and(|pending| pending.has_outputs());
         match self.machine.committed_attempt(task) {
             // Another attempt makes it, and is copied then. Until that commits the run is not over.
-            committed if result && committed != Some(attempt) => drop(self.copy_over(task, attempt)),
+            committed if outputs && committed != Some(attempt) => drop(self.copy_over(task, attempt)),
             // Nobody makes it again: logs, or its run is being cancelled.
             _ => self.copy_lost(task, attempt, why),
         }
@@ -383,7 +386,7 @@ impl Reactor {
             self.outputs.copies.keys().filter(of).copied().collect()
         };
         for (task, attempt) in gone {
-            if self.outputs.copies.get(&(task, attempt)).is_some_and(|pending| pending.result) {
+            if self.outputs.copies.get(&(task, attempt)).is_some_and(|pending| pending.has_outputs()) {
                 self.outputs.store.give_up(task);
                 self.copy_lost(task, attempt, "its worker was lost before it was copied, and it is not made again");
             }
@@ -495,7 +498,7 @@ impl Reactor {
 
     /// Why a task's outputs are not in the run's directory yet; nothing when they are.
     pub(super) fn uncopied_because(&self, run: RunId, task: TaskRef) -> Option<String> {
-        let (_, pending) = self.outputs.copies.iter().find(|((of, _), pending)| *of == task && pending.result)?;
+        let (_, pending) = self.outputs.copies.iter().find(|((of, _), pending)| *of == task && pending.has_outputs())?;
         let holder = self.worker_name(pending.session);
         let bytes = pending.copy.bytes();
         Some(match pending.waits {
