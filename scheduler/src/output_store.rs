@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use scalable_core::ids::{RunId, TaskRef};
 use scalable_proto::v1;
 use scalable_store::{
@@ -226,11 +226,21 @@ impl OutputStore {
         self.0.wake.notify_one();
     }
 
-    /// Nothing of a task is wanted any more.
-    pub fn give_up(&self, task: TaskRef) {
+    /// These attempts' copies are not wanted any more. One that a thread carries out now goes on.
+    pub fn give_up(&self, attempts: &FxHashSet<(TaskRef, u32)>) {
+        if attempts.is_empty() {
+            return;
+        }
         let mut state = self.0.lock();
-        state.queue.retain(|copy| copy.task != task);
-        state.parked.retain(|copy| copy.task != task);
+        state.queue.retain(|copy| !attempts.contains(&(copy.task, copy.attempt)));
+        state.parked.retain(|copy| !attempts.contains(&(copy.task, copy.attempt)));
+    }
+
+    /// Nothing of a run is wanted any more.
+    pub fn end(&self, run: RunId) {
+        let mut state = self.0.lock();
+        state.queue.retain(|copy| copy.run != run);
+        state.parked.retain(|copy| copy.run != run);
     }
 
     /// The run is forgotten: nothing of it is served, and what is the scheduler's own of it is removed. Blocks on the disk.

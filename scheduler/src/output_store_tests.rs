@@ -72,3 +72,20 @@ fn what_did_not_fit_is_copied_when_another_copy_fails() {
     assert!(matches!(&heard[1], Told::Copied { task, .. } if task.index == 2), "{heard:?}");
     assert_eq!(store.usage(), Usage { bytes: 500, limit: 1000, waiting: 0 });
 }
+
+#[test]
+fn what_waits_is_given_up_by_attempt_and_by_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, mut told) = store(directory.path());
+    for index in 1..=3 {
+        store.copy(copy(index, 901, Vec::new()));
+        assert!(matches!(told.blocking_recv(), Some(Told::Waits { .. })));
+    }
+    let task = |index| TaskRef { group: GroupId(1), index };
+    store.give_up(&[(task(1), 1), (task(2), 2)].into_iter().collect());
+    assert_eq!(store.usage().waiting, 2, "the second attempt of task 2 is another one");
+    store.end(RunId(2));
+    assert_eq!(store.usage().waiting, 2);
+    store.end(RUN);
+    assert_eq!(store.usage().waiting, 0);
+}

@@ -354,9 +354,9 @@ impl Reactor {
         let later = |(_, pending): &(&(TaskRef, u32), &Pending)| {
             pending.session == session && (pending.waits || pending.again_at.is_some())
         };
-        let later: Vec<(TaskRef, u32)> = self.outputs.copies.iter().filter(later).map(|(key, _)| *key).collect();
+        let later: FxHashSet<(TaskRef, u32)> = self.outputs.copies.iter().filter(later).map(|(key, _)| *key).collect();
+        self.outputs.store.give_up(&later);
         for (task, attempt) in later {
-            self.outputs.store.give_up(task);
             self.source_gone(task, attempt, "its worker was lost before it was copied");
         }
     }
@@ -378,18 +378,17 @@ impl Reactor {
             return;
         }
         let range = first..first.saturating_add(count);
-        let gone: Vec<(TaskRef, u32)> = if (count as usize) < self.outputs.copies.len() {
+        let mut gone: FxHashSet<(TaskRef, u32)> = if (count as usize) < self.outputs.copies.len() {
             let tasks = range.map(|index| TaskRef { group, index });
             tasks.filter_map(|task| Some((task, self.outputs.held.get(&task)?.attempt))).collect()
         } else {
             let of = |(task, _): &&(TaskRef, u32)| task.group == group && range.contains(&task.index);
             self.outputs.copies.keys().filter(of).copied().collect()
         };
+        gone.retain(|key| self.outputs.copies.get(key).is_some_and(|pending| pending.has_outputs()));
+        self.outputs.store.give_up(&gone);
         for (task, attempt) in gone {
-            if self.outputs.copies.get(&(task, attempt)).is_some_and(|pending| pending.has_outputs()) {
-                self.outputs.store.give_up(task);
-                self.copy_lost(task, attempt, "its worker was lost before it was copied, and it is not made again");
-            }
+            self.copy_lost(task, attempt, "its worker was lost before it was copied, and it is not made again");
         }
     }
 
@@ -515,8 +514,8 @@ impl Reactor {
         let groups: FxHashSet<GroupId> = self.runs.get(&run).into_iter().flat_map(|run| run.group_ids()).collect();
         let left: Vec<(TaskRef, u32)> =
             self.outputs.copies.keys().filter(|(task, _)| groups.contains(&task.group)).copied().collect();
+        self.outputs.store.end(run);
         for (task, attempt) in left {
-            self.outputs.store.give_up(task);
             self.copy_lost(task, attempt, "the run was cancelled before it was copied");
         }
         self.outputs.held.retain(|task, _| !groups.contains(&task.group));
