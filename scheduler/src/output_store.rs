@@ -123,11 +123,18 @@ pub struct Usage {
 /// The list of a run's files.
 pub(crate) type Files = Arc<Vec<v1::RunFile>>;
 
+#[derive(Default)]
 struct StoredRun {
     name: String,
     directory: PathBuf,
-    /// Nothing is written there any more.
+    /// Nothing more is copied there.
+    ended: bool,
+    /// It is recorded. Together with `busy` 0: nothing is written there any more.
     complete: bool,
+    /// Nobody knows it any more: whoever is busy there last removes it.
+    forgotten: bool,
+    /// Threads that copy to it now.
+    busy: u32,
     files: Option<Files>,
     bytes: u64,
     /// The scheduler has chosen the directory: it is removed with the run.
@@ -140,6 +147,23 @@ struct State {
     queue: VecDeque<Box<Copy>>,
     parked: VecDeque<Box<Copy>>,
     bytes: u64,
+}
+
+impl State {
+    /// Nothing more of a run is copied: what waits is dropped, and what is being copied stops before its next file.
+    fn end(&mut self, run: RunId) {
+        if let Some(run) = self.runs.get_mut(&run) {
+            run.ended = true;
+        }
+        self.queue.retain(|copy| copy.run != run);
+        self.parked.retain(|copy| copy.run != run);
+    }
+
+    /// Takes a run that was forgotten, when nobody is busy in its directory.
+    fn take_forgotten(&mut self, run: RunId) -> Option<StoredRun> {
+        self.runs.get(&run).filter(|run| run.forgotten && run.busy == 0)?;
+        self.runs.remove(&run)
+    }
 }
 
 struct Shared {
@@ -171,7 +195,8 @@ impl OutputStore {
         let (told, receiver) = mpsc::unbounded_channel();
         let fetcher =
             Fetcher::start(FetcherOptions { connections_per_peer: 4, tls, ..FetcherOptions::new(SegmentPool::new(0)) })?;
-        let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), limit, files, fetcher, key, told });
+        let (state, wake) = Default::default();
+        let shared = Arc::new(Shared { state, wake, limit, files, fetcher, key, told });
         for number in 0..THREADS {
             let shared = shared.clone();
             std::thread::Builder::new().name(format!("outputs-{number}")).spawn(move || shared.work())?;
@@ -184,13 +209,20 @@ impl OutputStore {
         for digest in files {
             self.0.files.add(digest, directory.join("files").join(digest.to_hex()));
         }
-        let stored = StoredRun { name: name.to_owned(), directory, complete: false, files: None, bytes: 0, own };
+        let stored = StoredRun { name: name.to_owned(), directory, own, ..StoredRun::default() };
         self.0.lock().runs.insert(run, stored);
     }
 
-    /// The run is over and recorded: its files can be listed.
+    /// Nothing more of the run is copied. What a thread copies at this moment stops before its next file.
+    pub fn end(&self, run: RunId) {
+        self.0.lock().end(run);
+    }
+
+    /// The run is over and recorded: its files can be listed when nobody is busy with it any more.
     pub fn complete(&self, run: RunId) {
-        if let Some(run) = self.0.lock().runs.get_mut(&run) {
+        let mut state = self.0.lock();
+        state.end(run);
+        if let Some(run) = state.runs.get_mut(&run) {
             run.complete = true;
         }
     }
@@ -198,8 +230,8 @@ impl OutputStore {
     /// Where a run lies, whether it is complete, and its list if that was made.
     pub(crate) fn run_of(&self, name: &str) -> Option<(PathBuf, bool, Option<Files>)> {
         let state = self.0.lock();
-        let run = state.runs.values().find(|run| run.name == name)?;
-        Some((run.directory.clone(), run.complete, run.files.clone()))
+        let run = state.runs.values().find(|run| run.name == name && !run.forgotten)?;
+        Some((run.directory.clone(), run.complete && run.busy == 0, run.files.clone()))
     }
 
     /// Keeps the list of a run's files; of two that were made at once, the first.
@@ -236,24 +268,19 @@ impl OutputStore {
         state.parked.retain(|copy| !attempts.contains(&(copy.task, copy.attempt)));
     }
 
-    /// Nothing of a run is wanted any more.
-    pub fn end(&self, run: RunId) {
-        let mut state = self.0.lock();
-        state.queue.retain(|copy| copy.run != run);
-        state.parked.retain(|copy| copy.run != run);
-    }
-
-    /// The run is forgotten: nothing of it is served, and what is the scheduler's own of it is removed. Blocks on the disk.
+    /// The run is forgotten: nothing of it is served, and what is the scheduler's own of it is removed, by whoever is busy
+    /// with it, if somebody is. Blocks on the disk.
     pub fn forget(&self, run: RunId) {
-        let Some(run) = self.0.lock().runs.remove(&run) else { return };
-        self.0.files.remove_below(&[&run.directory]);
-        if run.own
-            && let Err(error) = fs::remove_dir_all(&run.directory)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(directory = %run.directory.display(), %error, "the directory of a run that was fetched could not be removed");
+        let mut state = self.0.lock();
+        state.end(run);
+        if let Some(run) = state.runs.get_mut(&run) {
+            run.forgotten = true;
         }
-        self.0.room(&mut self.0.lock(), run.bytes);
+        let forgotten = state.take_forgotten(run);
+        drop(state);
+        if let Some(run) = forgotten {
+            self.0.remove(&run);
+        }
     }
 
     /// How full it is.
@@ -299,31 +326,45 @@ impl Shared {
             };
             let bytes = copy.bytes();
             let full = self.limit / 100 * FULL_PERCENT;
-            let Some(run) = state.runs.get(&copy.run) else { continue };
-            let directory = run.directory.clone();
+            let fits = self.limit == u64::MAX || state.bytes.saturating_add(bytes) <= full;
+            let Some(run) = state.runs.get_mut(&copy.run).filter(|run| !run.ended) else { continue };
             let (task, attempt) = (copy.task, copy.attempt);
-            if self.limit < u64::MAX && state.bytes.saturating_add(bytes) > full {
+            if !fits {
                 state.parked.push_back(copy);
                 drop(state);
                 let _ = self.told.send(Told::Waits { task, attempt });
                 continue;
             }
+            let directory = run.directory.clone();
+            run.busy += 1;
             // Counted before it is there, so that copies side by side cannot pass the limit together.
             state.bytes += bytes;
             drop(state);
             let done = self.carry_out(&copy, &directory);
-            let mut state = self.lock();
-            match (&done, state.runs.get_mut(&copy.run)) {
-                (Ok(()), Some(run)) => run.bytes += bytes,
-                _ => self.room(&mut state, bytes),
+            self.leave(copy.run, |run| run.bytes += if done.is_ok() { bytes } else { 0 });
+            if done.is_err() {
+                self.room(&mut self.lock(), bytes);
             }
-            drop(state);
-            // Without a reactor nobody has to know.
+            // Without a reactor nobody has to know; of a run that has ended it does not want to.
             let _ = self.told.send(match done {
                 Ok(()) => Told::Copied { task, attempt },
                 Err(Failure::Missing(why)) => Told::Failed { task, attempt, why, missing: true },
                 Err(Failure::Here(why)) => Told::Failed { task, attempt, why, missing: false },
             });
+        }
+    }
+
+    /// One that was busy with a run is so no more. Of a run that is forgotten the last one removes what is left.
+    fn leave(&self, run: RunId, with: impl FnOnce(&mut StoredRun)) {
+        let mut state = self.lock();
+        if let Some(run) = state.runs.get_mut(&run) {
+            run.busy -= 1;
+            with(run);
+        }
+        let forgotten = state.take_forgotten(run);
+        drop(state);
+        if let Some(run) = forgotten {
+            self.remove(&run);
         }
     }
 
@@ -335,8 +376,29 @@ impl Shared {
         self.wake.notify_all();
     }
 
+    /// Nothing of a forgotten run is served or kept.
+    fn remove(&self, run: &StoredRun) {
+        self.files.remove_below(&[&run.directory]);
+        if run.own
+            && let Err(error) = fs::remove_dir_all(&run.directory)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(directory = %run.directory.display(), %error, "the directory of a run that was fetched could not be removed");
+        }
+        self.room(&mut self.lock(), run.bytes);
+    }
+
+    /// Refuses when the run has ended meanwhile: what is fetched for it is read by nobody.
+    fn wanted(&self, run: RunId) -> Result<(), Failure> {
+        match self.lock().runs.get(&run).is_some_and(|run| !run.ended) {
+            true => Ok(()),
+            false => Err(Failure::Here("its run is over".to_owned())),
+        }
+    }
+
     fn carry_out(&self, copy: &Copy, directory: &Path) -> Result<(), Failure> {
         for log in &copy.logs {
+            self.wanted(copy.run)?;
             let stream = if log.stream == "stdout" { "stdout" } else { "stderr" };
             let name = format!("{}.{}.{stream}", copy.task.index, copy.attempt);
             let target = directory.join("logs").join(&copy.group).join(name);
@@ -345,6 +407,7 @@ impl Shared {
         let mut objects = directory.join("objects").join(&copy.group);
         objects.extend([copy.task.index.to_string(), copy.attempt.to_string()]);
         for output in &copy.outputs {
+            self.wanted(copy.run)?;
             let (object, published) = (objects.join(&output.name), directory.join(&copy.published).join(&output.name));
             match output.kind {
                 v1::OutputKind::File => {

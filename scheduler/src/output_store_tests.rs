@@ -89,3 +89,38 @@ fn what_waits_is_given_up_by_attempt_and_by_run() {
     store.end(RUN);
     assert_eq!(store.usage().waiting, 0);
 }
+
+#[test]
+fn a_forgotten_run_s_directory_goes_with_its_last_copy() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = directory.path().join("run-1");
+    let (store, mut told) = store(&run);
+    let mut silent = Silent::new();
+    let mut copying = copy(1, 400, silent.holder());
+    copying.logs.push(v1::LogReport { stream: "stderr".to_owned(), ..copying.logs[0].clone() });
+    store.copy(copying);
+    silent.is_asked();
+    store.complete(RUN);
+    let (_, complete, _) = store.run_of("run-1").unwrap();
+    assert!(!complete, "somebody writes there");
+    store.forget(RUN);
+    assert!(store.run_of("run-1").is_none() && run.exists());
+    drop(silent);
+    assert!(matches!(told.blocking_recv(), Some(Told::Failed { .. })));
+    assert!(!run.exists());
+    assert_eq!(store.usage().bytes, 0);
+}
+
+#[test]
+fn nothing_is_written_for_a_run_that_has_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _told) = store(directory.path());
+    let logs = directory.path().join("logs/g");
+    fs::create_dir_all(&logs).unwrap();
+    // Already there, so that each would be taken without being asked for.
+    fs::write(logs.join("1.1.stdout"), [0; 5]).unwrap();
+    let carried = |copy: &Copy| store.0.carry_out(copy, directory.path());
+    assert!(carried(&copy(1, 5, Vec::new())).is_ok());
+    store.end(RUN);
+    assert!(matches!(carried(&copy(1, 5, Vec::new())), Err(Failure::Here(why)) if why.contains("over")));
+}

@@ -179,6 +179,13 @@ impl Reactor {
         outputs: Vec<CopyOutput>,
         logs: Vec<v1::LogReport>,
     ) {
+        if self.runs.get(&group.run).is_none_or(|run| run.end.is_some()) {
+            // Its directory is not written to any more: the worker need not keep it.
+            if let Some(worker) = self.workers.get_mut(&session) {
+                worker.attempt_stored(task, attempt);
+            }
+            return;
+        }
         let mut published = std::path::PathBuf::from("outputs").join(&group.spec.name);
         let element = group.parameters(task.index);
         if !element.is_empty() {
