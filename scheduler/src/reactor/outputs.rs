@@ -1,6 +1,7 @@
 //! Outputs and logs of commands on workers that do not see their run's directory: who holds them, which of them the output store is
 //! copying, and what follows when it has. A run that has such a thing ends only when all of it is copied or lost for good.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -29,6 +30,8 @@ pub(super) struct Outputs {
     held: FxHashMap<TaskRef, Held>,
     /// Copies that the store has not finished.
     copies: FxHashMap<(TaskRef, u32), Pending>,
+    /// Those of them that are asked for again, by when.
+    again: BTreeSet<(Instant, TaskRef, u32)>,
     /// How many of them were made on each worker.
     uncopied: FxHashMap<SessionId, u32>,
     runs: FxHashMap<RunId, RunOutputs>,
@@ -85,6 +88,7 @@ impl Outputs {
             store,
             held: FxHashMap::default(),
             copies: FxHashMap::default(),
+            again: BTreeSet::new(),
             uncopied: FxHashMap::default(),
             runs: FxHashMap::default(),
             touched: FxHashSet::default(),
@@ -254,6 +258,9 @@ impl Reactor {
                 self.outputs.uncopied.remove(&pending.session);
             }
         }
+        if let Some(at) = pending.again_at {
+            self.outputs.again.remove(&(at, task, attempt));
+        }
         if let Some(of_run) = self.outputs.runs.get_mut(&run) {
             of_run.pending = of_run.pending.saturating_sub(1);
             if pending.waits {
@@ -293,7 +300,9 @@ impl Reactor {
         let Some(pending) = self.outputs.copies.get_mut(&(task, attempt)) else { return };
         pending.tries += 1;
         let (session, tries, outputs) = (pending.session, pending.tries, pending.has_outputs());
-        pending.again_at = Some(Instant::now() + (AGAIN_AFTER * tries).min(AGAIN_AFTER_MAX));
+        let again_at = Instant::now() + (AGAIN_AFTER * tries).min(AGAIN_AFTER_MAX);
+        pending.again_at = Some(again_at);
+        self.outputs.again.insert((again_at, task, attempt));
         tracing::warn!(group = task.group.0, index = task.index, attempt, tries, %why, "an output could not be copied yet");
         let lives = self.workers.get(&session).is_some_and(|worker| !worker.closed);
         if !missing {
@@ -339,9 +348,9 @@ impl Reactor {
         let stuck = self.outputs.runs.iter().filter(|(_, of_run)| of_run.stuck_since.is_some()).map(|(run, _)| *run);
         let stuck: Vec<RunId> = stuck.collect();
         self.outputs.touched.extend(stuck);
-        let due = |(_, pending): &(&(TaskRef, u32), &Pending)| pending.again_at.is_some_and(|at| at <= now);
-        let due: Vec<(TaskRef, u32)> = self.outputs.copies.iter().filter(due).map(|(key, _)| *key).collect();
-        for key in due {
+        while self.outputs.again.first().is_some_and(|(at, ..)| *at <= now) {
+            let Some((_, task, attempt)) = self.outputs.again.pop_first() else { break };
+            let key = (task, attempt);
             let Some(session) = self.outputs.copies.get(&key).map(|pending| pending.session) else { continue };
             let holders = self.copy_holders(key.0, session);
             if let Some(pending) = self.outputs.copies.get_mut(&key) {
