@@ -77,9 +77,21 @@ struct RunOutputs {
     waiting: u32,
     waiting_bytes: u64,
     lost: u32,
+    /// Why the first of the lost ones was.
     first_lost: String,
-    /// Since when nothing but room is missing.
+    /// What this machine's disk has said since the last copy that came about.
+    trouble: String,
+    /// Since when nothing but room is missing, and none has come.
     stuck_since: Option<Instant>,
+}
+
+impl RunOutputs {
+    /// A copy of so many bytes waits for room no more.
+    fn waits_no_more(&mut self, bytes: u64) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
+        self.stuck_since = None;
+    }
 }
 
 impl Outputs {
@@ -264,8 +276,7 @@ impl Reactor {
         if let Some(of_run) = self.outputs.runs.get_mut(&run) {
             of_run.pending = of_run.pending.saturating_sub(1);
             if pending.waits {
-                of_run.waiting = of_run.waiting.saturating_sub(1);
-                of_run.waiting_bytes = of_run.waiting_bytes.saturating_sub(pending.copy.bytes());
+                of_run.waits_no_more(pending.copy.bytes());
             }
         }
         if let Some(worker) = self.workers.get_mut(&pending.session) {
@@ -278,6 +289,9 @@ impl Reactor {
 
     fn copied(&mut self, task: TaskRef, attempt: u32) {
         let Some(pending) = self.copy_over(task, attempt) else { return };
+        if let Some(of_run) = self.outputs.runs.get_mut(&pending.copy.run) {
+            of_run.trouble.clear();
+        }
         if !pending.has_outputs() {
             return;
         }
@@ -300,16 +314,20 @@ impl Reactor {
         let Some(pending) = self.outputs.copies.get_mut(&(task, attempt)) else { return };
         pending.tries += 1;
         let (session, tries, outputs) = (pending.session, pending.tries, pending.has_outputs());
+        let (run, bytes) = (pending.copy.run, pending.copy.bytes());
         let again_at = Instant::now() + (AGAIN_AFTER * tries).min(AGAIN_AFTER_MAX);
         pending.again_at = Some(again_at);
+        let had_room = std::mem::take(&mut pending.waits);
         self.outputs.again.insert((again_at, task, attempt));
+        if had_room && let Some(of_run) = self.outputs.runs.get_mut(&run) {
+            of_run.waits_no_more(bytes);
+        }
         tracing::warn!(group = task.group.0, index = task.index, attempt, tries, %why, "an output could not be copied yet");
         let lives = self.workers.get(&session).is_some_and(|worker| !worker.closed);
         if !missing {
             // This machine's disk: it is tried until there is room, and said why.
-            let run = self.outputs.copies.get(&(task, attempt)).map(|pending| pending.copy.run);
-            if let Some(of_run) = run.and_then(|run| self.outputs.runs.get_mut(&run)) {
-                of_run.first_lost = why;
+            if let Some(of_run) = self.outputs.runs.get_mut(&run) {
+                of_run.trouble = why;
             }
             return;
         }
@@ -337,7 +355,9 @@ impl Reactor {
             let of_run = self.outputs.runs.entry(pending.copy.run).or_default();
             if pending.has_outputs() {
                 of_run.lost += 1;
-                why.clone_into(&mut of_run.first_lost);
+                if of_run.lost == 1 {
+                    why.clone_into(&mut of_run.first_lost);
+                }
             }
         }
     }
@@ -456,23 +476,21 @@ impl Reactor {
             return closed;
         }
         for run in std::mem::take(&mut self.outputs.touched) {
-            let of_run = self.outputs.runs.get(&run);
-            let pending = of_run.map_or(0, |of_run| of_run.pending);
             let open = self.runs.get(&run).is_some_and(|info| !info.spec.open && info.end.is_none());
-            if !open || !self.machine.only_open(run) {
-                continue;
-            }
-            // Nobody waits for room in a run that was cancelled, and nobody for ever.
-            let cancelled = self.machine.run(run).is_some_and(|view| view.cancelling);
-            let given_up = match self.outputs.runs.get_mut(&run).filter(|of_run| of_run.waiting > 0 && of_run.waiting == pending)
-            {
-                None => false,
-                Some(of_run) => {
-                    let since = *of_run.stuck_since.get_or_insert_with(Instant::now);
-                    cancelled || since.elapsed() >= self.results_ttl
+            let over = open && self.machine.only_open(run);
+            let pending = self.outputs.runs.get(&run).map_or(0, |of_run| of_run.pending);
+            // Nobody waits for room for ever.
+            let given_up = match self.outputs.runs.get_mut(&run) {
+                Some(of_run) if over && of_run.waiting > 0 && of_run.waiting == pending => {
+                    of_run.stuck_since.get_or_insert_with(Instant::now).elapsed() >= self.results_ttl
                 }
+                Some(of_run) => {
+                    of_run.stuck_since = None;
+                    false
+                }
+                None => false,
             };
-            if pending == 0 || given_up {
+            if over && (pending == 0 || given_up) {
                 self.step(Input::CloseRun { run });
                 closed = true;
             }
@@ -495,7 +513,7 @@ impl Reactor {
             return format!("{} outputs could not be copied: {}", of_run.lost, of_run.first_lost);
         }
         if of_run.pending > 0 && self.machine.only_open(run) {
-            let why = if of_run.first_lost.is_empty() { String::new() } else { format!("; {}", of_run.first_lost) };
+            let why = if of_run.trouble.is_empty() { String::new() } else { format!("; {}", of_run.trouble) };
             return format!("every task is over; {} outputs are being copied{why}", of_run.pending);
         }
         String::new()
