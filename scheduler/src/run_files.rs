@@ -78,8 +78,13 @@ fn walk(root: &Path) -> io::Result<Vec<v1::RunFile>> {
         for entry in fs::read_dir(root.join(&below))? {
             let entry = entry?;
             // Names of groups, elements and outputs are text; another name in a tree cannot be said in a reply.
-            let name =
-                entry.file_name().into_string().map_err(|name| io::Error::other(format!("a name that is no text: {name:?}")))?;
+            let name = match entry.file_name().into_string() {
+                Ok(name) => name,
+                Err(_) => {
+                    tracing::warn!(path = ?entry.path(), "its name is not UTF-8: clients that share no disk do not get it");
+                    continue;
+                }
+            };
             let top = below.is_empty();
             if top && (name.starts_with('.') || name.ends_with(".new") || LEFT_OUT.contains(&name.as_str())) {
                 continue;
@@ -117,6 +122,9 @@ fn walk(root: &Path) -> io::Result<Vec<v1::RunFile>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
     use scalable_core::ids::RunId;
     use scalable_store::FileIndex;
@@ -133,6 +141,8 @@ mod tests {
             fs::write(path, content).unwrap();
         }
         fs::create_dir_all(run.join("outputs/empty")).unwrap();
+        // What cannot be said in a reply does not keep the rest from its client.
+        fs::write(run.join("outputs/empty").join(OsStr::from_bytes(b"\xff")), "3").unwrap();
         let (store, _told) = OutputStore::start(FileIndex::new(), ObjectKey::random().unwrap(), u64::MAX, None).unwrap();
         store.begin(RunId(1), "run-1", run.clone(), [], true);
         let ask = |after: &str| {
