@@ -6,7 +6,7 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use scalable_proto::v1;
 use scalable_store::{
@@ -20,6 +20,8 @@ use crate::{Client, Error};
 const AHEAD: usize = 16;
 /// Times that a file is asked for again when the connection is cut, with waits that grow from half a second to ten.
 const TRIES_MAX: u32 = 12;
+/// How long a scheduler is waited for that reads a run's files for their list.
+const PREPARING_MAX: Duration = Duration::from_secs(3600);
 /// Name of the file by which a client learns whether the scheduler sees its directory.
 const PROBE: &str = ".client";
 
@@ -133,13 +135,30 @@ impl Client {
         Ok(())
     }
 
+    /// Asks for a page of the list, and again while the scheduler reads the run's files for it.
     async fn list_run_files(&self, run: &str, after: &str) -> Result<v1::ListRunFilesReply, Error> {
         let request = v1::ListRunFilesRequest { run: run.to_owned(), after: after.to_owned(), limit: 1000 };
-        let mut tries = 0;
+        let (mut tries, mut waits, asked_at) = (0, 0, Instant::now());
         loop {
             let asked = self.endpoint().request(request.clone());
             match self.control().list_run_files(asked).await.map_err(|status| self.failed(status)) {
-                Ok(reply) => return Ok(reply.into_inner()),
+                Ok(reply) => {
+                    let reply = reply.into_inner();
+                    if !reply.preparing {
+                        return Ok(reply);
+                    }
+                    if asked_at.elapsed() >= PREPARING_MAX {
+                        let message = format!(
+                            "the scheduler has read the files of run `{run}` for {} minutes and is not done",
+                            PREPARING_MAX.as_secs() / 60
+                        );
+                        return Err(refused("FILES_NOT_LISTED", message, "try again: it goes on reading meanwhile"));
+                    }
+                    // It answers: what has failed before counts no more.
+                    tries = 0;
+                    waits += 1;
+                    tokio::time::sleep(pause(waits)).await;
+                }
                 Err(error) if error.is_transient() && tries < TRIES_MAX => {
                     tries += 1;
                     tokio::time::sleep(pause(tries)).await;

@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use scalable_core::ids::{RunId, TaskRef};
@@ -123,6 +124,23 @@ pub struct Usage {
 /// The list of a run's files.
 pub(crate) type Files = Arc<Vec<v1::RunFile>>;
 
+/// What there is of it.
+#[derive(Debug)]
+pub(crate) enum Listing {
+    /// No run of that name.
+    Unknown,
+    /// The run is not over.
+    Open,
+    /// Somebody makes the list, or still writes to the run's directory.
+    Busy,
+    /// Whoever reads this makes it, of the files in this directory.
+    Make(RunId, PathBuf),
+    /// It could not be made; the next one who asks makes it.
+    Failed(String),
+    /// Here it is.
+    Made(Files),
+}
+
 #[derive(Default)]
 struct StoredRun {
     name: String,
@@ -133,9 +151,11 @@ struct StoredRun {
     complete: bool,
     /// Nobody knows it any more: whoever is busy there last removes it.
     forgotten: bool,
-    /// Threads that copy to it now.
+    /// Threads that copy to it or make its list now.
     busy: u32,
     files: Option<Files>,
+    /// Why there is no list, for the next who asks.
+    unlisted: Option<String>,
     bytes: u64,
     /// The scheduler has chosen the directory: it is removed with the run.
     own: bool,
@@ -168,7 +188,10 @@ impl State {
 
 struct Shared {
     state: Mutex<State>,
+    /// Something is to be copied.
     wake: Condvar,
+    /// Somebody is busy with a run no more.
+    left: Condvar,
     limit: u64,
     files: FileIndex,
     fetcher: Fetcher,
@@ -195,8 +218,8 @@ impl OutputStore {
         let (told, receiver) = mpsc::unbounded_channel();
         let fetcher =
             Fetcher::start(FetcherOptions { connections_per_peer: 4, tls, ..FetcherOptions::new(SegmentPool::new(0)) })?;
-        let (state, wake) = Default::default();
-        let shared = Arc::new(Shared { state, wake, limit, files, fetcher, key, told });
+        let (state, wake, left) = Default::default();
+        let shared = Arc::new(Shared { state, wake, left, limit, files, fetcher, key, told });
         for number in 0..THREADS {
             let shared = shared.clone();
             std::thread::Builder::new().name(format!("outputs-{number}")).spawn(move || shared.work())?;
@@ -227,19 +250,40 @@ impl OutputStore {
         }
     }
 
-    /// Where a run lies, whether it is complete, and its list if that was made.
-    pub(crate) fn run_of(&self, name: &str) -> Option<(PathBuf, bool, Option<Files>)> {
-        let state = self.0.lock();
-        let run = state.runs.values().find(|run| run.name == name && !run.forgotten)?;
-        Some((run.directory.clone(), run.complete && run.busy == 0, run.files.clone()))
+    /// What there is of the list of a run's files. While somebody is busy with the run, that is waited for until then. Who is told to make
+    /// the list says with [`OutputStore::listed`] what came of it, in any case.
+    pub(crate) fn listing(&self, name: &str, until: Instant) -> Listing {
+        let mut state = self.0.lock();
+        loop {
+            let run = state.runs.iter_mut().find(|(_, run)| run.name == name && !run.forgotten);
+            let Some((id, run)) = run else { return Listing::Unknown };
+            if !run.complete {
+                return Listing::Open;
+            }
+            if let Some(files) = &run.files {
+                return Listing::Made(files.clone());
+            }
+            if let Some(why) = run.unlisted.take() {
+                return Listing::Failed(why);
+            }
+            if run.busy == 0 {
+                run.busy = 1;
+                return Listing::Make(*id, run.directory.clone());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Listing::Busy;
+            }
+            state = self.0.left.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
-    /// Keeps the list of a run's files; of two that were made at once, the first.
-    pub(crate) fn remember_list(&self, name: &str, files: Files) -> Files {
-        match self.0.lock().runs.values_mut().find(|run| run.name == name) {
-            Some(run) => run.files.get_or_insert(files).clone(),
-            None => files,
-        }
+    /// The list of a run's files, or why there is none.
+    pub(crate) fn listed(&self, run: RunId, files: Result<Vec<v1::RunFile>, String>) {
+        self.0.leave(run, |run| match files {
+            Ok(files) => run.files = Some(Arc::new(files)),
+            Err(why) => run.unlisted = Some(why),
+        });
     }
 
     /// What is served to peers from where it lies.
@@ -363,6 +407,7 @@ impl Shared {
         }
         let forgotten = state.take_forgotten(run);
         drop(state);
+        self.left.notify_all();
         if let Some(run) = forgotten {
             self.remove(&run);
         }

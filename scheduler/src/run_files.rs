@@ -4,16 +4,19 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use scalable_core::ids::RunId;
 use scalable_proto::v1;
 use scalable_store::{Content, Digest, ObjectKey, now_ms};
 
-use crate::output_store::OutputStore;
+use crate::output_store::{Listing, OutputStore};
 
 /// Files in one reply.
 const FILES_PER_REPLY_MAX: u32 = 2000;
+/// A call is answered within this time, though it be without a list.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long the right to fetch a file is good for; a client asks again for what it has not fetched by then.
 const GRANT_MS: u64 = 3_600_000;
 /// Entries of one run's list.
@@ -22,29 +25,30 @@ const FILES_MAX: usize = 8 << 20;
 const LEFT_OUT: [&str; 5] = ["files", "objects", "attempts", "token", "scheduler"];
 
 impl OutputStore {
-    /// The files of a run after the path `after`. Reads every file of the run at the first call: blocks.
+    /// The files of a run after the path `after`. At the first call every file of the run is read, once, on a thread of its own; when that
+    /// takes longer than a few seconds the answer is `preparing`, and whoever asks again finds it going on. Blocks.
     ///
     /// # Errors
     /// Why there is no list, in one sentence.
     pub fn list(&self, request: &v1::ListRunFilesRequest, address: &str) -> Result<v1::ListRunFilesReply, String> {
-        let Some((directory, complete, known)) = self.run_of(&request.run) else {
-            return Err(format!("no run `{}` is known here", request.run));
-        };
-        if !complete {
-            return Ok(v1::ListRunFilesReply { address: address.to_owned(), ..Default::default() });
-        }
-        let files = match known {
-            Some(files) => files,
-            None => {
-                let files =
-                    walk(&directory).map_err(|error| format!("the files of `{}` cannot be listed: {error}", request.run))?;
-                let index = self.index();
-                for file in files.iter().filter(|file| !file.directory) {
-                    if let Some(digest) = Digest::from_slice(&file.digest) {
-                        index.add(digest, directory.join(&file.path));
-                    }
-                }
-                self.remember_list(&request.run, Arc::new(files))
+        self.list_until(request, address, Instant::now() + ANSWER_WITHIN)
+    }
+
+    fn list_until(
+        &self,
+        request: &v1::ListRunFilesRequest,
+        address: &str,
+        until: Instant,
+    ) -> Result<v1::ListRunFilesReply, String> {
+        let early = |preparing| v1::ListRunFilesReply { address: address.to_owned(), preparing, ..Default::default() };
+        let files = loop {
+            match self.listing(&request.run, until) {
+                Listing::Unknown => return Err(format!("no run `{}` is known here", request.run)),
+                Listing::Open => return Ok(early(false)),
+                Listing::Busy => return Ok(early(true)),
+                Listing::Failed(why) => return Err(format!("the files of `{}` cannot be listed: {why}", request.run)),
+                Listing::Made(files) => break files,
+                Listing::Make(run, directory) => self.make_list(run, directory),
             }
         };
         let limit = match request.limit {
@@ -55,7 +59,24 @@ impl OutputStore {
         let first = if request.after.is_empty() { 0 } else { first };
         let page = files.iter().skip(first).take(limit).map(|file| granted(file, self.key())).collect();
         let more = files.len() > first + limit;
-        Ok(v1::ListRunFilesReply { complete: true, address: address.to_owned(), files: page, more })
+        Ok(v1::ListRunFilesReply { complete: true, address: address.to_owned(), files: page, more, preparing: false })
+    }
+
+    /// Begins to make the list of a run.
+    fn make_list(&self, run: RunId, directory: PathBuf) {
+        let store = self.clone();
+        let made = std::thread::Builder::new().name("list".to_owned()).spawn(move || {
+            let files = walk(&directory);
+            for file in files.iter().flatten().filter(|file| !file.directory) {
+                if let Some(digest) = Digest::from_slice(&file.digest) {
+                    store.index().add(digest, directory.join(&file.path));
+                }
+            }
+            store.listed(run, files.map_err(|error| error.to_string()));
+        });
+        if let Err(error) = made {
+            self.listed(run, Err(format!("no thread can be started: {error}")));
+        }
     }
 }
 
@@ -126,7 +147,6 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
-    use scalable_core::ids::RunId;
     use scalable_store::FileIndex;
 
     #[test]
@@ -170,5 +190,29 @@ mod tests {
         assert!(!run.exists() && store.index().is_empty());
         let gone = v1::ListRunFilesRequest { run: "run-1".to_owned(), ..Default::default() };
         assert!(store.list(&gone, "").unwrap_err().contains("no run"));
+    }
+
+    #[test]
+    fn a_list_is_made_by_one_while_others_are_told_that_it_is_prepared() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _told) = OutputStore::start(FileIndex::new(), ObjectKey::random().unwrap(), u64::MAX, None).unwrap();
+        store.begin(RunId(1), "run-1", directory.path().to_owned(), [], false);
+        store.complete(RunId(1));
+        let now = Instant::now();
+        let Listing::Make(run, _) = store.listing("run-1", now) else { panic!("the first is to make it") };
+        let request = v1::ListRunFilesRequest { run: "run-1".to_owned(), ..Default::default() };
+        let reply = store.list_until(&request, "here:1", now).unwrap();
+        assert!(reply.preparing && !reply.complete && reply.files.is_empty());
+        let asked = {
+            let (store, request) = (store.clone(), request.clone());
+            std::thread::spawn(move || store.list_until(&request, "here:1", now + Duration::from_secs(600)))
+        };
+        store.listed(run, Err("the disk is gone".to_owned()));
+        assert!(asked.join().unwrap().unwrap_err().contains("the disk is gone"));
+        fs::write(directory.path().join("summary.json"), "{}").unwrap();
+        let reply = store.list(&request, "here:1").unwrap();
+        assert!(reply.complete && !reply.preparing && reply.files.len() == 1);
+        store.begin(RunId(2), "run-2", directory.path().to_owned(), [], false);
+        assert!(matches!(store.listing("run-2", now), Listing::Open));
     }
 }
