@@ -58,7 +58,8 @@ pub fn carry_out(context: &Context, job: &Job<'_>) -> CommandResult {
     if let Err(failure) = &outcome {
         // The scheduler owns run.json from the submit on; a run that did not come so far is over now.
         let known = directory.record().unwrap_or_default();
-        if !known.is_over() {
+        let schedulers = known.fetched && known.submitted;
+        if !known.is_over() && !schedulers {
             let finished_at = Some(Timestamp::now().to_string());
             let ended = RunRecord {
                 status: "failed".to_owned(),
@@ -126,13 +127,17 @@ async fn with_scheduler(
     let mut signals = Signals::new()?;
     let client = place.connect().await?;
     if !client.shares(&directory.path).await? {
-        fetch::bring_files(&client, directory, &submission.files).await?;
+        signals.unless(fetch::bring_files(&client, directory, &submission.files)).await?;
         submission.spec.fetched = true;
         record.fetched = true;
         "running".clone_into(&mut record.status);
         directory.write_record(record)?;
     }
     client.submit_run(submission.spec).await?;
+    if record.fetched {
+        record.submitted = true;
+        directory.write_record(record)?;
+    }
     if job.how.detach {
         return detached(context, directory);
     }
@@ -141,7 +146,7 @@ async fn with_scheduler(
         Watched { ui: context.ui, client: &client, run: &directory.name, directory: &path, scheduler: None, outlives: true };
     let ended = drive(&watched, &mut signals).await?;
     if record.fetched && matches!(ended.end, End::Over) {
-        fetch::fetch_run(context.ui, &client, directory).await?;
+        signals.unless(fetch::fetch_run(context.ui, &client, directory)).await?;
     }
     finish_watching(context, directory, ended)
 }

@@ -13,7 +13,7 @@ use crate::runs::RunDirectory;
 use crate::ui::Ui;
 
 /// What run.json says only while its run lives.
-const ONLY_LIVE: [&str; 4] = ["address", "http", "token_file", "pids"];
+const ONLY_LIVE: [&str; 5] = ["address", "http", "token_file", "pids", "submitted"];
 
 /// Brings the files of a submission to the scheduler's store.
 ///

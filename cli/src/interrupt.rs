@@ -80,6 +80,17 @@ impl Signals {
             _ = hangup => Told::Hangup,
         }
     }
+
+    /// Does `work`, unless a signal comes first.
+    ///
+    /// # Errors
+    /// Those of `work`; that a signal has interrupted it, with that signal's exit code.
+    pub async fn unless<T>(&mut self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        tokio::select! {
+            done = work => done,
+            told = self.next() => Err(Failure { code: told.exit_code(), message: "interrupted".to_owned(), help: None }),
+        }
+    }
 }
 
 fn is_ignored(which: UnixSignal) -> bool {

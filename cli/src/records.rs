@@ -52,6 +52,8 @@ pub struct RunRecord {
     pub stub: bool,
     /// The scheduler does not see this directory: what the run leaves is fetched from it.
     pub fetched: bool,
+    /// The scheduler has taken it: from then on its own word counts how it ended.
+    pub submitted: bool,
     /// Where on Kubernetes it is, or was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<crate::kubernetes::KubernetesRecord>,

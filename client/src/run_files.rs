@@ -22,6 +22,8 @@ const AHEAD: usize = 16;
 const TRIES_MAX: u32 = 12;
 /// How long a scheduler is waited for that reads a run's files for their list.
 const PREPARING_MAX: Duration = Duration::from_secs(3600);
+/// How a run ended, among its files.
+const RUN_RECORD: &str = "run.json";
 /// Name of the file by which a client learns whether the scheduler sees its directory.
 const PROBE: &str = ".client";
 
@@ -91,6 +93,8 @@ impl Client {
         let fetcher = Fetcher::start(options).map_err(|error| disk(into, &error))?;
         let mut done = FetchedFiles::default();
         let mut after = String::new();
+        // What says how the run ended comes when everything that it speaks of is there.
+        let mut end = None;
         loop {
             let page = self.list_run_files(run, &after).await?;
             if !page.complete {
@@ -104,6 +108,10 @@ impl Client {
             for file in &page.files {
                 let target = into.join(checked(&file.path)?);
                 let previous = std::mem::replace(&mut after, file.path.clone());
+                if file.path == RUN_RECORD {
+                    end = Some((file.clone(), previous, page.address.clone(), target));
+                    continue;
+                }
                 if file.directory {
                     fs::create_dir_all(&target).map_err(|error| disk(&target, &error))?;
                     continue;
@@ -120,9 +128,14 @@ impl Client {
                 self.arrive(run, &fetcher, left, &mut done, &mut progress).await?;
             }
             if !page.more {
-                return Ok(done);
+                break;
             }
         }
+        if let Some((file, previous, address, target)) = end {
+            let last = begin(&fetcher, file, previous, self.endpoint().store_address(&address), target)?;
+            self.arrive(run, &fetcher, last, &mut done, &mut progress).await?;
+        }
+        Ok(done)
     }
 
     /// Says that every file of the run is here: the scheduler may forget it.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource};
 use scalable_provider::launch::LaunchError;
@@ -17,9 +17,10 @@ use serde::de::DeserializeOwned;
 use crate::access::error_of;
 use crate::failure;
 use crate::forward::Forward;
-use crate::names::{self, CLUSTER_LABEL, ROLE_LABEL, RUN_LABEL};
-use crate::objects::{ALIAS, Launch, SCHEDULER_CONTAINER, TTL_SECONDS};
+use crate::names::{CLUSTER_LABEL, ROLE_LABEL, RUN_LABEL};
+use crate::objects::{ALIAS, Launch, SCHEDULER_CONTAINER};
 use crate::preflight::{Preflight, preflight};
+use crate::requests::warning_of;
 use crate::settings::Root;
 use crate::status::{self, Phase};
 
@@ -309,9 +310,7 @@ fn job_end(job: &Job) -> Option<String> {
 
 async fn newest_warning(client: &Client, namespace: &str, uid: &str) -> Option<(String, String)> {
     let events: Api<Event> = Api::namespaced(client.clone(), namespace);
-    let selector = format!("involvedObject.uid={uid},type=Warning");
-    let found = events.list(&ListParams::default().fields(&selector).limit(50)).await.ok()?;
-    let newest = found.items.into_iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
+    let newest = warning_of(&events, uid).await.ok()??;
     Some((newest.reason.unwrap_or_default(), newest.message.unwrap_or_default()))
 }
 
@@ -359,19 +358,19 @@ pub async fn list(client: &Client, namespace: &str) -> Result<Vec<Run>, LaunchEr
     Ok(runs)
 }
 
+/// The newest run of a namespace that is the one meant.
+///
+/// # Errors
+/// When the Jobs may not be listed.
+pub async fn find(client: &Client, namespace: &str, is_meant: impl Fn(&Run) -> bool) -> Result<Option<Run>, LaunchError> {
+    Ok(list(client, namespace).await?.into_iter().rfind(is_meant))
+}
+
 /// The scheduler of a run that is there already.
 ///
 /// # Errors
-/// When there is no such run, or its scheduler is not up; then how it ended.
-pub async fn attach(client: &Client, namespace: &str, run: &str) -> Result<Scheduler, LaunchError> {
-    let label = names::label_value(run);
-    let found = list(client, namespace).await?.into_iter().rfind(|known| known.run == label);
-    let Some(run) = found else {
-        return Err(error_of(
-            format!("there is no run `{run}` in namespace `{namespace}`"),
-            &format!("one that has ended is kept for {} minutes", TTL_SECONDS / 60),
-        ));
-    };
+/// When its scheduler is not up; then how it ended.
+pub async fn attach(client: &Client, run: Run) -> Result<Scheduler, LaunchError> {
     match look(client, &run).await.map_err(|error| refused("look at the scheduler", &error))? {
         Seen::Ready(pod) => Ok(Scheduler { run, pod, client: client.clone() }),
         Seen::Over(message) => Err(error_of(message, "")),
@@ -389,11 +388,14 @@ pub async fn attach(client: &Client, namespace: &str, run: &str) -> Result<Sched
 /// What is left.
 pub async fn destroy(client: &Client, run: &Run) -> Result<(), LaunchError> {
     let jobs: Api<Job> = Api::namespaced(client.clone(), &run.namespace);
+    let this_one =
+        DeleteParams::background().preconditions(Preconditions { uid: Some(run.root.uid.clone()), ..Preconditions::default() });
     let begun = Instant::now();
     loop {
-        match jobs.delete(&run.root.name, &DeleteParams::background()).await {
+        match jobs.delete(&run.root.name, &this_one).await {
             Ok(_) => break,
-            Err(error) if failure::code(&error) == 404 => break,
+            // 409: the name is another run's by now.
+            Err(error) if matches!(failure::code(&error), 404 | 409) => break,
             Err(error) if failure::code(&error) == 403 || begun.elapsed() > GONE_MAX => {
                 return Err(refused(&format!("delete job {}", run.root.name), &error));
             }

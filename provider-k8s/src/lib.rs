@@ -23,7 +23,7 @@ mod view;
 
 pub use access::{Access, Connection};
 pub use forward::Forward;
-pub use launch::{KubernetesLauncher, Progress, Run, Scheduler, attach, destroy, left, list};
+pub use launch::{KubernetesLauncher, Progress, Run, Scheduler, attach, destroy, find, left, list};
 pub use objects::{Launch, Probe};
 pub use preflight::Preflight;
 pub use provider::{KubernetesProvider, Limits, ProviderOptions, WorkerPod, Workers};

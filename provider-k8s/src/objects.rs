@@ -57,7 +57,7 @@ impl Default for Probe {
 }
 
 /// What is to be brought up.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Launch {
     /// Id of the new cluster.
     pub cluster_id: String,
@@ -81,6 +81,18 @@ pub struct Launch {
     pub scheduler_secret: BTreeMap<String, Vec<u8>>,
     /// Files in [`CREDENTIALS_DIRECTORY`] of worker pods.
     pub worker_secret: BTreeMap<String, Vec<u8>>,
+}
+
+impl std::fmt::Debug for Launch {
+    /// Without the secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Launch");
+        shown
+            .field("cluster_id", &self.cluster_id)
+            .field("run", &self.run)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Launch {

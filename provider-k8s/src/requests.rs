@@ -176,15 +176,8 @@ impl Requests {
     /// # Errors
     /// What the API said.
     pub async fn warning(&self, name: &str, uid: &str) -> Result<Option<Wait>, Failed> {
-        let parameters = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning")).limit(50);
         let doing = format!("list the events of pod {name}");
-        let events = within(ANSWER_MAX, &doing, self.events.list(&parameters)).await?;
-        let at = |event: &Event| {
-            let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0);
-            let last = event.last_timestamp.as_ref().map(|time| time.0);
-            series.or(last).or(event.event_time.as_ref().map(|time| time.0))
-        };
-        let newest = events.items.into_iter().max_by_key(at);
+        let newest = within(ANSWER_MAX, &doing, warning_of(&self.events, uid)).await?;
         Ok(newest.map(|event| Wait {
             class: ReasonClass::NotNow,
             reason: event.reason.unwrap_or_else(|| "Warning".to_owned()),
@@ -265,4 +258,18 @@ fn host_alias(settings: &Settings) -> Option<HostAlias> {
 pub fn selector(settings: &Settings) -> String {
     let value = names::label_value(&settings.cluster_id);
     format!("{}={value},{}=worker", names::CLUSTER_LABEL, names::ROLE_LABEL)
+}
+
+/// The newest warning about the object of this uid. The parts of Kubernetes say in different fields when an event was.
+///
+/// # Errors
+/// What the API said.
+pub async fn warning_of(events: &Api<Event>, uid: &str) -> Result<Option<Event>, kube::Error> {
+    let parameters = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning")).limit(50);
+    let at = |event: &Event| {
+        let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0);
+        let last = event.last_timestamp.as_ref().map(|time| time.0);
+        series.or(last).or(event.event_time.as_ref().map(|time| time.0))
+    };
+    Ok(events.list(&parameters).await?.items.into_iter().max_by_key(at))
 }

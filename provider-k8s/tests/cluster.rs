@@ -17,7 +17,7 @@ use scalable_manifest::KubernetesOptions;
 use scalable_provider::{Cause, Observation, Operation, Provider, ReasonClass};
 use scalable_provider_k8s::settings::Settings;
 use scalable_provider_k8s::{
-    KubernetesLauncher, KubernetesProvider, Limits, Progress, ProviderOptions, Scheduler, attach, destroy, left, list,
+    KubernetesLauncher, KubernetesProvider, Limits, Progress, ProviderOptions, Run, Scheduler, attach, destroy, find, left, list,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -76,7 +76,7 @@ async fn a_run_from_its_start_until_nothing_is_left() {
     // It is found, and reached.
     let runs = list(&launcher.client, &ground.name).await.unwrap();
     assert_eq!((runs.len(), runs[0].run.as_str(), &runs[0].ended), (1, "energy-1", &None));
-    let again = attach(&launcher.client, &ground.name, "energy-1").await.unwrap();
+    let again = attach(&launcher.client, named(&launcher, "energy-1").await.unwrap()).await.unwrap();
     assert_eq!(again.pod, scheduler.pod);
     let forward = scheduler.forward(8787, 0).await.unwrap();
     for _ in 0..3 {
@@ -165,8 +165,13 @@ async fn a_run_from_its_start_until_nothing_is_left() {
     destroy(&launcher.client, &scheduler.run).await.unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(left(&ground.admin, &scheduler.run).await.unwrap(), [""; 0]);
     assert!(ground.is_empty().await);
-    assert!(attach(&launcher.client, &ground.name, "energy-1").await.is_err());
+    assert_eq!(named(&launcher, "energy-1").await, None);
+    assert!(attach(&launcher.client, scheduler.run).await.is_err());
     ground.finish().await;
+}
+
+async fn named(launcher: &KubernetesLauncher, run: &str) -> Option<Run> {
+    find(&launcher.client, &launcher.launch.namespace, |known| known.run == run).await.unwrap()
 }
 
 fn scalable_uid(provider: &KubernetesProvider, name: &str) -> u64 {

@@ -7,6 +7,7 @@ use crate::connect::{Found, block_on, reach};
 use crate::drive::{End, Watched, drive};
 use crate::exit::CommandResult;
 use crate::interrupt::Signals;
+use crate::kubernetes::destroy_run;
 use crate::which;
 
 /// Watches to the end, with the exit codes of `run`; a run that is over already is summed up.
@@ -32,7 +33,10 @@ pub fn run(context: &Context, args: &AttachArgs) -> CommandResult {
         };
         let ended = drive(&watched, &mut signals).await?;
         if which.record.fetched && matches!(ended.end, End::Over) {
-            crate::fetch::fetch_run(context.ui, &client, &which.directory).await?;
+            signals.unless(crate::fetch::fetch_run(context.ui, &client, &which.directory)).await?;
+            if let Some(at) = &which.record.kubernetes {
+                destroy_run(context, at, &which.directory.name).await?;
+            }
         }
         Ok(ended)
     });

@@ -49,6 +49,9 @@ pub fn run(context: &Context, args: &SubmitArgs) -> CommandResult {
             Ok(code::OK)
         }
         Err(failure) => {
+            if record.submitted {
+                return Err(failure);
+            }
             // A run that never began is over; the scheduler has not taken its record.
             let finished = Some(Timestamp::now().to_string());
             directory.write_record(&RunRecord { status: "failed".to_owned(), finished_at: finished, ..record })?;
@@ -127,6 +130,10 @@ async fn submit(
         fetched,
     };
     client.submit_tasks(request).await?;
+    if fetched {
+        record.submitted = true;
+        directory.write_record(record)?;
+    }
     if args.detach {
         return Ok(None);
     }
@@ -134,7 +141,7 @@ async fn submit(
         Watched { ui: context.ui, client: &client, run: &directory.name, directory: &path, scheduler: None, outlives: true };
     let ended = drive(&watched, &mut signals).await?;
     if fetched && matches!(ended.end, End::Over) {
-        crate::fetch::fetch_run(context.ui, &client, directory).await?;
+        signals.unless(crate::fetch::fetch_run(context.ui, &client, directory)).await?;
     }
     Ok(Some(ended))
 }

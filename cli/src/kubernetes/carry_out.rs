@@ -34,18 +34,24 @@ pub async fn carry_out(
     record: &mut RunRecord,
     submission: Submission,
 ) -> CommandResult {
+    if job.how.detach && submission.spec.groups.is_empty() {
+        return Err(Failure::usage("a cluster without tasks cannot be detached from: nobody would hold its ports")
+            .help("leave --detach out, and it waits for work until Ctrl-C or --idle-ttl"));
+    }
     let image = launch::scheduler_image(options, &job.workflow.target())?;
     let named = &job.how.kubernetes;
     let access = Access { kubeconfig: named.kubeconfig.clone(), context: named.context.clone().or(options.context.clone()) };
     let connection = access.connect().await?;
-    let at = KubernetesRecord {
-        namespace: options.namespace.clone().unwrap_or_else(|| connection.namespace.clone()),
-        kubeconfig: access.kubeconfig,
-        context: access.context,
-    };
-    let planned = launch::plan(job.workflow, options, image, &directory.name, &at.namespace, job.idle_ttl.as_secs())?;
+    let namespace = options.namespace.clone().unwrap_or_else(|| connection.namespace.clone());
+    let planned = launch::plan(job.workflow, options, image, &directory.name, &namespace, job.idle_ttl.as_secs())?;
+    let cluster_id = planned.cluster_id.clone();
+    let at = KubernetesRecord { namespace, cluster_id, kubeconfig: access.kubeconfig, context: access.context };
     let launcher = KubernetesLauncher { client: connection.client.clone(), launch: planned };
     let found = launcher.check().await?;
+    if !found.name_free {
+        let message = format!("a run named {} exists already in namespace {}", directory.name, at.namespace);
+        return Err(Failure::usage(message).help("give this one another --name"));
+    }
     for reason in &found.not_now {
         context.ui.warn(format!("waits: {reason}"));
     }
@@ -68,7 +74,7 @@ pub async fn carry_out(
             }
         }
     };
-    let outcome = match Live::open(scheduler).await {
+    let outcome = match signals.unless(Live::open(scheduler)).await {
         Ok(live) => with_scheduler(context, job, directory, record, &live, submission, &mut signals).await,
         Err(failure) => Err(failure),
     };
@@ -86,6 +92,11 @@ pub async fn carry_out(
             destroy_run(context, &at, &directory.name).await?;
             finish_watching(context, directory, ended)
         }
+        Ok(Outcome::Left(failure)) => {
+            let name = &directory.name;
+            let help = format!("it is still there: `scalable attach {name}` goes on, `scalable down {name}` gives it up");
+            Err(failure.help(help))
+        }
         Err(failure) => {
             let left = destroy_run(context, &at, &directory.name).await;
             Err(with_more(failure, left.err()))
@@ -99,6 +110,8 @@ enum Outcome {
     GoesOn,
     /// It is over, as far as this command line waits for it.
     Ended(Ended),
+    /// This command line cannot go on, for this reason, and the run, or what came of it, is still there.
+    Left(Failure),
     /// A cluster without tasks of its own is over, with this exit code.
     Over(u8),
 }
@@ -123,12 +136,14 @@ async fn with_scheduler(
     if submission.spec.groups.is_empty() {
         return serve(context, job, directory, live, signals).await;
     }
-    fetch::bring_files(&live.client, directory, &submission.files).await?;
-    live.client.submit_run(submission.spec).await?;
+    signals.unless(fetch::bring_files(&live.client, directory, &submission.files)).await?;
+    signals.unless(async { Ok(live.client.submit_run(submission.spec).await?) }).await?;
+    record.submitted = true;
+    directory.write_record(record)?;
     if job.how.detach {
         return Ok(Outcome::GoesOn);
     }
-    finish(context, directory, live, signals, false).await
+    finish(context, directory, live, signals).await
 }
 
 /// A cluster without tasks: a driver works on it, or it waits for whoever connects.
@@ -141,9 +156,6 @@ async fn serve(
 ) -> Result<Outcome, Failure> {
     let file = directory.file("connection.json");
     live.connection.write(&file).map_err(|error| Failure::infrastructure(error.to_string()))?;
-    if job.how.detach {
-        return Ok(Outcome::GoesOn);
-    }
     let outcome = match job.driver {
         Some(command) => {
             let environment = [("SCALABLE_CONNECTION", file.display().to_string())];
@@ -187,34 +199,31 @@ async fn wait_for_work(
 /// Watches to the end and fetches what came of it.
 ///
 /// # Errors
-/// When the run cannot be watched, or what came of it cannot be fetched.
-async fn finish(
-    context: &Context,
-    directory: &RunDirectory,
-    live: &Live,
-    signals: &mut Signals,
-    outlives: bool,
-) -> Result<Outcome, Failure> {
+/// When the scheduler does not know the run.
+async fn finish(context: &Context, directory: &RunDirectory, live: &Live, signals: &mut Signals) -> Result<Outcome, Failure> {
     let path = directory.path.display().to_string();
-    let watched =
-        Watched { ui: context.ui, client: &live.client, run: &directory.name, directory: &path, scheduler: None, outlives };
+    let (client, run) = (&live.client, directory.name.as_str());
+    let watched = Watched { ui: context.ui, client, run, directory: &path, scheduler: None, outlives: false };
     let mut ended = drive(&watched, signals).await?;
-    match &mut ended.end {
+    let fetched = match &mut ended.end {
         End::Detached => return Ok(Outcome::GoesOn),
-        End::Lost(failure) => {
-            if let Some(why) = live.why_gone().await {
+        End::Lost(failure) => match live.why_gone().await {
+            Some(why) => {
                 failure.message = format!("the scheduler is gone: {why}\n{}", failure.message);
+                return Ok(Outcome::Ended(ended));
             }
+            // It runs; only from here it is not reached.
+            None => Err(Failure { code: failure.code, message: failure.message.clone(), help: None }),
+        },
+        End::Over | End::Forced(_) => signals.unless(fetch::fetch_run(context.ui, client, directory)).await.map(drop),
+    };
+    match (fetched, &ended.end) {
+        (Ok(()), _) => Ok(Outcome::Ended(ended)),
+        (Err(failure), End::Forced(_)) => {
+            // Nobody waits for the rest of a run that was left.
+            context.ui.warn(format!("not everything was fetched: {}", failure.message));
+            Ok(Outcome::Ended(ended))
         }
-        End::Over | End::Forced(_) => {
-            let fetched = fetch::fetch_run(context.ui, &live.client, directory).await;
-            match (fetched, &ended.end) {
-                (Ok(_), _) => {}
-                // Nobody waits for the rest of a run that was left.
-                (Err(failure), End::Forced(_)) => context.ui.warn(format!("not everything was fetched: {}", failure.message)),
-                (Err(failure), _) => return Err(failure),
-            }
-        }
+        (Err(failure), _) => Ok(Outcome::Left(failure)),
     }
-    Ok(Outcome::Ended(ended))
 }

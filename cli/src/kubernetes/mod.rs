@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 pub struct KubernetesRecord {
     /// Namespace of everything.
     pub namespace: String,
+    /// Id of its cluster: another run may have the same name.
+    pub cluster_id: String,
     /// The kubeconfig that was named, if one was.
     pub kubeconfig: Option<PathBuf>,
     /// The context that was named, if one was.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::Client as Api;
 use scalable::Client;
 use scalable_provider_k8s::objects::{HTTP_PORT, OBJECT_PORT, PORT};
-use scalable_provider_k8s::{Forward, Run, Scheduler, names};
+use scalable_provider_k8s::{Forward, Run, Scheduler};
 use scalable_tls::file;
 
 use super::KubernetesRecord;
@@ -28,14 +28,6 @@ pub struct Live {
     /// The scheduler's pod.
     pub scheduler: Scheduler,
     _ports: [Forward; 3],
-}
-
-impl std::ops::Deref for Live {
-    type Target = Client;
-
-    fn deref(&self) -> &Client {
-        &self.client
-    }
 }
 
 impl Live {
@@ -98,27 +90,25 @@ fn text(secret: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<String, Failur
 /// # Errors
 /// When it is not, or does not answer; with how it ended, where that is still known.
 pub async fn attach(at: &KubernetesRecord, run: &str) -> Result<Live, Failure> {
-    let access = at.access().connect().await?;
-    let scheduler = scalable_provider_k8s::attach(&access.client, &at.namespace, run).await?;
-    Live::open(scheduler).await
+    let api = at.access().connect().await?.client;
+    let found = find(&api, at).await?.ok_or_else(|| {
+        Failure::infrastructure(format!("nothing of {run} is left in namespace {}", at.namespace))
+            .help("what has ended is kept there for some minutes only; `scalable report` reads what came of it")
+    })?;
+    Live::open(scalable_provider_k8s::attach(&api, found).await?).await
 }
 
-/// The run of that name, if anything of it is there.
-///
-/// # Errors
-/// When the runs may not be listed.
-async fn find(api: &Api, namespace: &str, run: &str) -> Result<Option<Run>, Failure> {
-    let label = names::label_value(run);
-    Ok(scalable_provider_k8s::list(api, namespace).await?.into_iter().rfind(|known| known.run == label))
+async fn find(api: &Api, at: &KubernetesRecord) -> Result<Option<Run>, Failure> {
+    Ok(scalable_provider_k8s::find(api, &at.namespace, |known| known.cluster_id == at.cluster_id).await?)
 }
 
-/// Takes a run down and sees that nothing of it is left; one that is not there is no error.
+/// Takes a run down and sees that nothing of it is left; false when it was not there.
 ///
 /// # Errors
 /// What is left.
 pub async fn destroy_run(context: &Context, at: &KubernetesRecord, run: &str) -> Result<bool, Failure> {
     let api = at.access().connect().await?.client;
-    let Some(found) = find(&api, &at.namespace, run).await? else { return Ok(false) };
+    let Some(found) = find(&api, at).await? else { return Ok(false) };
     scalable_provider_k8s::destroy(&api, &found).await?;
     context.ui.say(format!("nothing of {run} is left in namespace {}", at.namespace));
     Ok(true)

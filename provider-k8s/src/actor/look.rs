@@ -77,12 +77,11 @@ impl Actor {
         if !self.may_read_events || !self.view.is_fresh() {
             return;
         }
+        let since = |at: Instant| now.saturating_duration_since(at);
         let silent = |entry: &&Entry| {
-            let asked = entry.events_asked.map_or(EVENTS_AFTER.min(now.saturating_duration_since(entry.since)), |_| EVENTS_AFTER);
             matches!(entry.phase, Phase::Starting(None))
                 && entry.pod.state == plan::State::Alive
-                && asked >= EVENTS_AFTER
-                && entry.events_asked.is_none_or(|at| now.saturating_duration_since(at) >= EVENTS_EVERY)
+                && entry.events_asked.map_or(since(entry.since) >= EVENTS_AFTER, |at| since(at) >= EVENTS_EVERY)
         };
         let mut silent: Vec<&Entry> = self.view.entries().filter(silent).collect();
         silent.sort_by_key(|entry| entry.events_asked);

@@ -79,7 +79,9 @@ fn a_program_reaches_workers_that_cannot_see_it() {
     let sandbox = Sandbox::new();
     sandbox.token();
     let program = sandbox.path("program/functions");
-    std::fs::create_dir_all(program.parent().unwrap()).unwrap();
+    // Where the driver works is nowhere on the worker's side.
+    let elsewhere = sandbox.path("program/elsewhere");
+    std::fs::create_dir_all(&elsewhere).unwrap();
     std::fs::copy(binary("functions"), &program).unwrap();
     let hidden = sandbox.path("program");
     let scheduler = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--token-file", "token"];
@@ -88,7 +90,11 @@ fn a_program_reaches_workers_that_cannot_see_it() {
     let worker = ["--scheduler", &address, "--token-file", "token", "--cpus", "2", "--memory", "1G"];
     let worker = start_blind(&sandbox, &hidden, "scalable-worker", &worker);
     let mut driver = sandbox.command(&program);
-    driver.arg("results").env("SCALABLE_ADDRESS", &address).env("SCALABLE_TOKEN_FILE", sandbox.path("token"));
+    driver
+        .arg("results")
+        .current_dir(elsewhere)
+        .env("SCALABLE_ADDRESS", &address)
+        .env("SCALABLE_TOKEN_FILE", sandbox.path("token"));
     let finished = Running::start(driver, &sandbox.path("."), "driver").wait().expect(0);
     assert_eq!(lines(&finished), ["3 5 6 75", "999000", "true"]);
     worker.signal(Signal::SIGTERM);

@@ -25,6 +25,7 @@ use crate::spawn::Prepared;
 #[derive(Debug)]
 pub struct PreparedHost {
     path: PathBuf,
+    directory: Option<PathBuf>,
     cgroup: Option<(Cgroup, std::fs::File)>,
 }
 
@@ -82,6 +83,7 @@ impl Functions {
         self.hosts.insert(serial, host);
         row.hosts.push(serial);
         let (program, executables) = (row.key.program.clone(), self.objects.programs());
+        let directory = row.key.directory.clone();
         let cgroups = cx.cgroups.cloned().filter(|_| limit > 0);
         let required = cx.memory_limit == MemoryLimit::Cgroup;
         let tell = (cx.prepared)(serial);
@@ -94,15 +96,17 @@ impl Functions {
             };
             let prepared = found.and_then(|path| check(&path).map(|()| path)).and_then(|path| {
                 let made = cgroups.map(|cgroups| cgroups.create(&serial.to_string(), limit));
-                match made {
-                    None => Ok(PreparedHost { path, cgroup: None }),
-                    Some(Ok(made)) => Ok(PreparedHost { path, cgroup: Some(made) }),
-                    Some(Err(error)) if required => Err(format!("the lane host's cgroup could not be made: {error}")),
+                let cgroup = match made {
+                    None => None,
+                    Some(Ok(made)) => Some(made),
+                    Some(Err(error)) if required => return Err(format!("the lane host's cgroup could not be made: {error}")),
                     Some(Err(error)) => {
                         tracing::warn!(%error, "a cgroup could not be made: the watch enforces the limit");
-                        Ok(PreparedHost { path, cgroup: None })
+                        None
                     }
-                }
+                };
+                // A client elsewhere has a directory that is not here: its functions start where the agent did.
+                Ok(PreparedHost { path, directory: directory.filter(|directory| directory.is_dir()), cgroup })
             });
             tell(prepared);
         });
@@ -131,7 +135,7 @@ impl Functions {
     }
 
     fn spawn_host(&mut self, cx: &mut Cx<'_>, serial: u64, prepared: PreparedHost) -> Result<(), String> {
-        let PreparedHost { path, cgroup } = prepared;
+        let PreparedHost { path, directory, cgroup } = prepared;
         let Some(host) = self.hosts.get_mut(&serial) else { return Ok(()) };
         let Some(row) = self.lanes.get(&host.lane) else { return Err("its lane is gone".to_owned()) };
         let marker = format!("SCALABLE_LANE_HOST={}-{serial}", std::process::id()).into_bytes();
@@ -140,7 +144,7 @@ impl Functions {
         own.extend(row.key.env.iter().map(|(name, value)| format!("{name}={value}").into_bytes()));
         let own: Result<Vec<CString>, _> = own.into_iter().map(CString::new).collect();
         let own = own.map_err(|_| "the environment of a function contains a NUL byte".to_owned())?;
-        let command = Prepared::new([OsStr::new(&path)], row.group.environment.clone(), own, row.key.directory.as_deref());
+        let command = Prepared::new([OsStr::new(&path)], row.group.environment.clone(), own, directory.as_deref());
         let command = command.map_err(|error| error.to_string())?;
         let words = |error: io::Error| {
             format!("no lane host could be started: {error}; a limit of the system (ulimit -u, -n, pids of the cgroup)?")
