@@ -5,6 +5,10 @@
 //! Dependants do not wait for it. At 90 % of the store's limit what does not fit waits until there is room: nothing is dropped, and
 //! whoever holds it keeps it.
 
+mod copy;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::fs::{self, Permissions};
 use std::io;
@@ -23,6 +27,7 @@ use scalable_store::{
 use scalable_tls::PeerDialer;
 use tokio::sync::mpsc;
 
+pub use self::copy::{Copy, CopyOutput, Told, Usage};
 use crate::records::link_tree;
 
 /// Threads that copy. Each waits for one output at a time; a tree's files travel side by side.
@@ -31,95 +36,6 @@ const THREADS: usize = 4;
 const GRANT_MS: u64 = 3_600_000;
 /// Of the limit, in hundredths, from which on nothing more is taken: the rest is for records and what is counted late.
 const FULL_PERCENT: u64 = 90;
-
-/// What is copied, and under which name.
-#[derive(Clone, Debug)]
-pub struct Copy {
-    /// The run.
-    pub run: RunId,
-    /// Whose outputs.
-    pub task: TaskRef,
-    /// Of which attempt.
-    pub attempt: u32,
-    /// Name of the group.
-    pub group: String,
-    /// Where people find the outputs, relative to the run's directory.
-    pub published: PathBuf,
-    /// What it is.
-    pub outputs: Vec<CopyOutput>,
-    /// Its logs.
-    pub logs: Vec<v1::LogReport>,
-    /// Who has it, in the order in which they are asked.
-    pub holders: Vec<Holder>,
-}
-
-impl Copy {
-    /// Bytes of it.
-    pub fn bytes(&self) -> u64 {
-        let outputs = self.outputs.iter().map(|output| output.size.saturating_add(output.manifest_size));
-        outputs.chain(self.logs.iter().map(|log| log.size)).fold(0, u64::saturating_add)
-    }
-}
-
-/// One output of an attempt.
-#[derive(Clone, Debug)]
-pub struct CopyOutput {
-    /// Its name, which is safe in a path.
-    pub name: String,
-    /// File, directory or list.
-    pub kind: v1::OutputKind,
-    /// Of the content of a file.
-    pub digest: Vec<u8>,
-    /// Bytes of its content.
-    pub size: u64,
-    /// A file that may be executed.
-    pub executable: bool,
-    /// Of the manifest of a tree.
-    pub manifest: Vec<u8>,
-    /// Its bytes.
-    pub manifest_size: u64,
-}
-
-/// What the reactor hears.
-#[derive(Debug)]
-pub enum Told {
-    /// It is in the run's directory.
-    Copied {
-        /// Whose.
-        task: TaskRef,
-        /// Which attempt's.
-        attempt: u32,
-    },
-    /// It could not be copied now.
-    Failed {
-        /// Whose.
-        task: TaskRef,
-        /// Which attempt's.
-        attempt: u32,
-        /// One sentence.
-        why: String,
-        /// It is the holders' fault, not this machine's.
-        missing: bool,
-    },
-    /// It does not fit any more, and is copied when there is room.
-    Waits {
-        /// Whose.
-        task: TaskRef,
-        /// Which attempt's.
-        attempt: u32,
-    },
-}
-
-/// How full the store is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Bytes of outputs and logs that were copied.
-    pub bytes: u64,
-    /// What it may hold; `u64::MAX` is no limit.
-    pub limit: u64,
-    /// Copies that do not fit.
-    pub waiting: u64,
-}
 
 /// The list of a run's files.
 pub(crate) type Files = Arc<Vec<v1::RunFile>>;
@@ -537,7 +453,3 @@ fn beside(path: &Path, what: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{what}"))
 }
-
-#[cfg(test)]
-#[path = "output_store_tests.rs"]
-mod tests;
