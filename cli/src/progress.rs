@@ -15,9 +15,9 @@ const GROUPS_SHOWN: usize = 12;
 const POOLS_SHOWN: usize = 6;
 /// Characters of a group's name.
 const NAME_CHARS: usize = 24;
-/// Plain lines: at most one in this time, and sooner where a group has ended.
+/// Plain lines: at most one in this time, and sooner where a group has ended or a pool says something else.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
-const PLAIN_EVERY_ENDED: Duration = Duration::from_secs(1);
+const PLAIN_EVERY_NEWS: Duration = Duration::from_secs(1);
 /// Elements that must be over before a rest is estimated.
 const ESTIMATE_FROM: u32 = 3;
 
@@ -143,6 +143,9 @@ pub fn plain_line(progress: &v1::RunProgress) -> String {
     if !progress.note.is_empty() {
         parts.push(one_line(&progress.note, 200));
     }
+    // Why there are not more workers, in the platform's words.
+    let noted = progress.pools.iter().filter(|pool| !pool.note.is_empty());
+    parts.extend(noted.map(|pool| format!("pool {}: {}", one_line(&pool.pool, NAME_CHARS), one_line(&pool.note, 400))));
     parts.join(", ")
 }
 
@@ -155,6 +158,7 @@ pub struct Progress {
     printed: String,
     printed_at: Option<Instant>,
     ended_printed: usize,
+    notes_printed: String,
 }
 
 struct Screen {
@@ -167,7 +171,16 @@ impl Progress {
     pub fn new(ui: Ui) -> Progress {
         let screen = ui.bars.then(|| Screen { bars: MultiProgress::new(), lines: Vec::new() });
         let last = v1::RunProgress::default();
-        Progress { ui, screen, last, begun: BTreeMap::new(), printed: String::new(), printed_at: None, ended_printed: 0 }
+        Progress {
+            ui,
+            screen,
+            last,
+            begun: BTreeMap::new(),
+            printed: String::new(),
+            printed_at: None,
+            ended_printed: 0,
+            notes_printed: String::new(),
+        }
     }
 
     /// The newest state.
@@ -212,7 +225,9 @@ impl Progress {
 
     fn draw_plain(&mut self, now: Instant, last: bool) {
         let ended = self.last.groups.iter().filter(|group| is_over(group)).count();
-        let wait = if ended > self.ended_printed { PLAIN_EVERY_ENDED } else { PLAIN_EVERY };
+        let notes = self.last.pools.iter().map(|pool| pool.note.as_str()).collect::<Vec<_>>().join("\n");
+        let news = ended > self.ended_printed || notes != self.notes_printed;
+        let wait = if news { PLAIN_EVERY_NEWS } else { PLAIN_EVERY };
         if !last && self.printed_at.is_some_and(|at| now.duration_since(at) < wait) {
             return;
         }
@@ -222,6 +237,7 @@ impl Progress {
             self.printed = line;
             self.printed_at = Some(now);
             self.ended_printed = ended;
+            self.notes_printed = notes;
         }
     }
 

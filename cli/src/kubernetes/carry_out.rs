@@ -85,11 +85,11 @@ pub async fn carry_out(
             record.finished_at = Some(Timestamp::now().to_string());
             (record.status, record.http) = (status.to_owned(), None);
             directory.write_record(record)?;
-            destroy_run(context, &at, &directory.name).await?;
+            take_down(context, &at, directory).await;
             Ok(exit_code)
         }
         Ok(Outcome::Ended(ended)) => {
-            destroy_run(context, &at, &directory.name).await?;
+            take_down(context, &at, directory).await;
             finish_watching(context, directory, ended)
         }
         Ok(Outcome::Left(failure)) => {
@@ -100,6 +100,17 @@ pub async fn carry_out(
         Err(failure) => {
             let left = destroy_run(context, &at, &directory.name).await;
             Err(with_more(failure, left.err()))
+        }
+    }
+}
+
+/// Takes a run down that is over, with everything that came of it on this machine. What is left then, such as a pod on a node that is not
+/// reached, is named and changes nothing about how the run ended.
+async fn take_down(context: &Context, at: &KubernetesRecord, directory: &RunDirectory) {
+    if let Err(left) = destroy_run(context, at, &directory.name).await {
+        context.ui.warn(left.message);
+        if let Some(help) = left.help {
+            context.ui.say(help);
         }
     }
 }

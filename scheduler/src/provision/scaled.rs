@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use scalable_core::ids::{Micros, SECOND};
 use scalable_core::planner::{
-    Blocked, Group, Obstacle, Parameters, Phase, Planner, Pool as PlannedPool, PoolEvent, PoolPlan, Snapshot, Worker, WorkerKey,
+    Blocked, Group, Limit, Obstacle, Parameters, Phase, Planner, Pool as PlannedPool, PoolEvent, PoolPlan, Snapshot, Worker,
+    WorkerKey,
 };
 use scalable_core::scheduler::{PoolLoad, WorkerLoad};
 use scalable_proto::v1;
@@ -399,8 +400,11 @@ impl<P: Provider> Driver<P> {
         match (words.first(), &plan.decision.limit) {
             (Some(first), _) if words.len() > 1 => format!("{first} (and {} more workers that wait)", words.len() - 1),
             (Some(first), _) => (*first).clone(),
-            (None, Some(_)) => plan.decision.reason.clone(),
-            (None, None) => String::new(),
+            (None, Some(Limit::Trouble { by, message, .. })) if message.is_empty() => by.words().to_owned(),
+            (None, Some(Limit::Trouble { by, message, .. })) => format!("{}: {message}", by.words()),
+            (None, Some(Limit::MaxTotal(total))) => format!("all pools together may have {total} workers"),
+            // Bounds of its own and growth step by step are no news: the decisions have them.
+            (None, _) => String::new(),
         }
     }
 

@@ -366,6 +366,10 @@ impl Reactor {
                 let pool = state.pool.clone();
                 match convert::resources(Some(&state.capacity), self.machine.names_mut()) {
                     Ok(capacity) => {
+                        let known = self.pools.get(&pool).map(|seen| (&seen.state.note, seen.state.present));
+                        if known != Some((&state.note, state.present)) {
+                            self.runs.values_mut().for_each(|run| run.dirty = true);
+                        }
                         self.pools.insert(pool.clone(), SeenPool { capacity, state });
                         self.tell_pool(&pool);
                     }
