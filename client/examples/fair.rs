@@ -2,6 +2,7 @@
 //! comes back as numbers. `examples/climate` has the Python side; its `run` makes the environment:
 //!
 //! ```text
+//! $ cargo build --release     # the scheduler and the worker, once
 //! $ CLIMATE_PYTHON=examples/climate/.venv/bin/python cargo run --release -p scalable --example fair
 //! rcp26: 1.6 K in 2100 (1.2 to 2.2 K)
 //! rcp85: 4.9 K in 2100 (3.7 to 6.2 K)

@@ -1,6 +1,7 @@
 //! A blocked matrix product: blocks are results of tasks and stay where they are; the tasks that multiply read them from there.
 //!
 //! ```text
+//! $ cargo build --release     # the scheduler and the worker, once
 //! $ cargo run --release -p scalable --example matrix
 //! 512 × 512 in 16 blocks: 96 tasks, largest difference 0.0e0
 //! ```

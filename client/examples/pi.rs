@@ -1,6 +1,7 @@
 //! π by Monte-Carlo: many tasks that throw darts, one sum.
 //!
 //! ```text
+//! $ cargo build --release     # the scheduler and the worker, once
 //! $ cargo run --release -p scalable --example pi
 //! π is about 3.1414 (64 tasks, 64000000 darts)
 //! ```

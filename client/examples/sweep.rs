@@ -1,6 +1,7 @@
 //! A parameter sweep that looks closer where it is worth it: every result may submit new tasks.
 //!
 //! ```text
+//! $ cargo build --release     # the scheduler and the worker, once
 //! $ cargo run --release -p scalable --example sweep
 //! best of 88 evaluations: f(1.5000) = -2.2500
 //! ```

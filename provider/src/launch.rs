@@ -309,7 +309,7 @@ pub fn tail(path: &Path) -> String {
     read().unwrap_or_default()
 }
 
-/// A program of Scalable: in `SCALABLE_BIN_DIR`, beside this one, or in the PATH.
+/// A program of Scalable: in `SCALABLE_BIN_DIR`, beside this one (for an example, where cargo puts programs), or in the PATH.
 ///
 /// # Errors
 /// When it is in none of them.
@@ -317,10 +317,12 @@ pub fn program(name: &str) -> Result<PathBuf, LaunchError> {
     let given = std::env::var_os("SCALABLE_BIN_DIR").map(PathBuf::from);
     let beside = std::env::current_exe().ok().and_then(|path| fs::canonicalize(path).ok());
     let beside = beside.and_then(|path| path.parent().map(Path::to_owned));
+    // Cargo builds examples one directory below the programs.
+    let above = beside.as_deref().filter(|directory| directory.ends_with("examples")).and_then(Path::parent).map(Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = match given {
         Some(directory) => vec![directory],
-        None => beside.into_iter().chain(std::env::split_paths(&path)).collect(),
+        None => beside.into_iter().chain(above).chain(std::env::split_paths(&path)).collect(),
     };
     places.iter().map(|directory| directory.join(name)).find(|path| is_executable(path)).ok_or_else(|| {
         LaunchError::new(format!("{name} is not installed beside `scalable` nor in the PATH"))
