@@ -42,7 +42,7 @@ const USER: [Right; 9] = [
     right("", "pods/portforward", &["create", "get"]),
     right("", "events", &["create", "list"]),
     right("", "secrets", &["create", "get", "list"]),
-    right("", "services", &["create", "list"]),
+    right("", "services", &["create", "get", "list"]),
     right("batch", "jobs", &["create", "get", "list", "patch", "delete"]),
     for_account("", "serviceaccounts", &["create", "list"]),
     for_account("rbac.authorization.k8s.io", "roles,rolebindings", &["create", "list"]),

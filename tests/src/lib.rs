@@ -4,15 +4,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a harness that cannot go on fails the test, with the place where it happened")]
 
+mod ground;
 mod process;
 mod run;
 mod sandbox;
 mod wait;
 
+pub use ground::{Ground, IMAGE, LONG};
 pub use process::{Finished, Running, plain};
 pub use run::Run;
 pub use sandbox::{ProcessInfo, Sandbox, binary};
-pub use wait::{DEADLINE, until};
+pub use wait::{DEADLINE, until, until_within};
 
 /// True when the long forms of the tests are asked for: `scripts/test --long`.
 pub fn long() -> bool {

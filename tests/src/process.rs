@@ -4,12 +4,13 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::until;
+use crate::{DEADLINE, until};
 
 /// A running process. Its streams go to files, so that it never waits for a reader; it is killed when the test ends without
 /// having waited for it.
@@ -103,11 +104,44 @@ impl Running {
     /// # Panics
     /// When it does not come.
     #[track_caller]
-    pub fn wait(mut self) -> Finished {
-        let (status, peak_bytes) = until(&format!("the end of {}\n{}", self.what, self.stderr()), || self.poll());
+    pub fn wait(self) -> Finished {
+        self.wait_within(DEADLINE)
+    }
+
+    /// As [`Running::wait`], for what takes longer.
+    ///
+    /// # Panics
+    /// When the end does not come within `limit`.
+    #[track_caller]
+    pub fn wait_within(mut self, limit: Duration) -> Finished {
+        let started = Instant::now();
+        let (status, peak_bytes) = loop {
+            if let Some(ended) = self.poll() {
+                break ended;
+            }
+            assert!(
+                started.elapsed() < limit,
+                "waited {limit:?} for the end of {}\n{}\n{}",
+                self.what,
+                self.stdout(),
+                self.stderr()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        };
         self.child = None;
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         Finished { code, stdout: self.stdout(), stderr: self.stderr(), peak_bytes, what: self.what.clone() }
+    }
+
+    /// True once it has ended; [`Running::wait`] then returns at once.
+    pub fn ended(&self) -> bool {
+        // SAFETY: all zeroes is a valid siginfo_t, waitid only writes to it, and WNOWAIT leaves the child as it is; the process id is
+        // zero where no child has ended.
+        unsafe {
+            let mut state: libc::siginfo_t = std::mem::zeroed();
+            let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+            libc::waitid(libc::P_PID, self.pid as libc::id_t, &mut state, flags) == 0 && state.si_pid() == self.pid
+        }
     }
 
     fn poll(&self) -> Option<(ExitStatus, u64)> {
