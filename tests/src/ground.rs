@@ -179,7 +179,7 @@ impl Ground {
     pub fn workers(&self) -> Vec<String> {
         let running = |pod: &&Value| pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null();
         let pods = self.pods("scalable.io/role=worker");
-        pods.iter().filter(running).map(|pod| name_of(pod)).collect()
+        pods.iter().filter(running).map(name_of).collect()
     }
 
     /// Runs a shell script in a worker pod; true when it succeeded.
