@@ -145,14 +145,15 @@ pub struct Catalog {
     /// Objects by handle and input, before the dispatch.
     objects: FxHashMap<u64, Vec<Vec<ObjectRef>>>,
     objects_count: usize,
-    environment: Vec<CString>,
+    /// What an attempt gets of the agent's environment where its template sets nothing: one for all groups.
+    environment: Arc<[CString]>,
 }
 
 impl Catalog {
     /// An empty one; every attempt gets the agent's own environment as it is now, without its secrets and what it was told of itself.
     pub fn new() -> Self {
         let of_agent = Options::variables();
-        let passed = |name: &OsString| !of_agent.iter().any(|own| **own == *name);
+        let passed = |name: &OsString| !of_agent.iter().any(|own| **own == *name) && !name.to_str().is_some_and(is_ours);
         let environment =
             std::env::vars_os().filter(|(name, _)| passed(name)).filter_map(|(name, value)| entry(name, value)).collect();
         Catalog {
@@ -228,10 +229,14 @@ impl Catalog {
         let space = space.map_err(|error| CatalogError(format!("group {}: {error}", group.group)))?;
         let taken = |e: &&CString| {
             let name = e.as_bytes().split(|b| *b == b'=').next().unwrap_or_default();
-            !std::str::from_utf8(name).is_ok_and(|name| template.env.contains_key(name) || is_ours(name))
+            !std::str::from_utf8(name).is_ok_and(|name| template.env.contains_key(name))
+        };
+        let environment = match template.env.is_empty() {
+            true => self.environment.clone(),
+            false => self.environment.iter().filter(taken).cloned().collect(),
         };
         let value = Group {
-            environment: self.environment.iter().filter(taken).cloned().collect(),
+            environment,
             is_function,
             needs_directory: needs_directory(&template),
             lists: lists(&template),

@@ -169,6 +169,25 @@ impl Group {
         self.queues.iter().map(|queue| queue.ready.len()).sum()
     }
 
+    /// Everything of it is over and nobody needs any of it: gives back what only tells elements apart that are alike now. An open run
+    /// keeps its groups to its end, and may have many.
+    pub(super) fn shrink(&mut self) {
+        let sets = [&mut self.waiting, &mut self.backoff, &mut self.restoring, &mut self.let_go, &mut self.released];
+        let ends = [&mut self.succeeded, &mut self.failed, &mut self.skipped, &mut self.cancelled];
+        let ready = self.queues.iter_mut().map(|queue| &mut queue.ready);
+        sets.into_iter().chain(ends).chain(ready).for_each(IntervalSet::mend);
+        // Empty maps keep what they have had room for.
+        if self.dispatched.is_empty() {
+            self.dispatched = FxHashMap::default();
+        }
+        if self.objects.is_empty() {
+            self.objects = BTreeMap::new();
+        }
+        if self.memos.is_empty() {
+            self.memos = BTreeMap::new();
+        }
+    }
+
     /// How far everything from `at` on is over, at most up to `end`, or how far it is over in the same way.
     pub(super) fn over_until(&self, at: u32, end: u32) -> u32 {
         let sets = [&self.succeeded, &self.failed, &self.skipped, &self.cancelled];

@@ -1,7 +1,7 @@
 //! A set of `u32` made for runs of neighbours: what groups are made of until their tasks are dispatched.
 //!
 //! Indices are kept in blocks of 4,096. A block with one run of neighbours is that run and nothing else (16 bytes); one with
-//! more is a bitmap (about half a kilobyte) until it is one run again. So a million elements that go the same way cost four
+//! more is a bitmap (about half a kilobyte) until it is full or empty, or is mended. So a million elements that go the same way cost four
 //! kilobytes, the worst that tasks can do to a group is two bits an element and set, and an operation on one index takes the same
 //! time however torn the set is.
 
@@ -184,6 +184,18 @@ impl IntervalSet {
     pub(super) fn bytes(&self) -> usize {
         let torn = self.blocks.iter().filter(|block| matches!(block, Block::Bits(_))).count();
         self.blocks.capacity() * size_of::<Block>() + torn * size_of::<Bits>()
+    }
+
+    /// Looks for torn blocks that are one run again and holds them as that.
+    pub(super) fn mend(&mut self) {
+        for block in &mut self.blocks {
+            let Block::Bits(bits) = block else { continue };
+            let first = bits.next(0, true);
+            let end = if first < BLOCK { bits.next(first, false) } else { first };
+            if end - first == bits.count {
+                *block = if first < end { Block::Run { first: first as u16, end: end as u16 } } else { EMPTY };
+            }
+        }
     }
 
     /// Whether `index` is in the set.

@@ -368,6 +368,10 @@ impl Scheduler {
             self.objects -= 1;
             self.free_inputs(task, Standing::Heir);
         }
+        let group = self.group_mut(id);
+        if group.over && !group.growing && group.length.is_some_and(|length| group.released.contains_range(0, length)) {
+            group.shrink();
+        }
         self.look_at_inputs(id, first, end);
     }
 

@@ -115,9 +115,8 @@ impl Payload {
         }
     }
 
-    /// Bytes of arguments and results that are kept, about.
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
+    /// True when nothing is kept.
+    pub(super) fn is_empty(&self) -> bool {
         self.chunks.is_empty() && self.results.blocks.iter().all(|block| block.slots.is_empty())
     }
 }

@@ -20,6 +20,7 @@ enum SetOp {
     Insert(u32, u32),
     Remove(u32, u32),
     TakeFirst(u32),
+    Mend,
 }
 
 fn set_op() -> impl Strategy<Value = SetOp> {
@@ -28,6 +29,7 @@ fn set_op() -> impl Strategy<Value = SetOp> {
         3 => range().prop_map(|(first, end)| SetOp::Insert(first, end)),
         2 => range().prop_map(|(first, end)| SetOp::Remove(first, end)),
         1 => (0u32..8).prop_map(SetOp::TakeFirst),
+        1 => Just(SetOp::Mend),
     ]
 }
 
@@ -257,6 +259,11 @@ proptest! {
                     prop_assert_eq!(&taken, &expected);
                     prop_assert!(count == 0 || plain.is_empty() || !taken.is_empty());
                     taken.iter().for_each(|index| { plain.remove(index); });
+                }
+                SetOp::Mend => {
+                    set.mend();
+                    // All of it is in one block.
+                    prop_assert!(set.range_count() > 1 || set.bytes() < 512, "{} bytes for one run", set.bytes());
                 }
             }
             prop_assert_eq!(set.len() as usize, plain.len());
