@@ -232,7 +232,7 @@ pub(crate) fn known(group: &Arc<Group>, index: u32, raw: Raw) -> Result<Known, E
             // What a command leaves behind is made into a value by `command`.
             Other::Finished(report) => crate::command::encoded(report).map(Known::Here),
             Other::Object(object) if object.inline.len() as u64 == object.size => Ok(Known::Here(object.inline.clone())),
-            Other::Object(object) => Ok(Known::There(crate::fetch::fetch(group, index, object))),
+            Other::Object(_) => Ok(Known::There(crate::fetch::fetch(group.clone(), index, other))),
         },
     }
 }

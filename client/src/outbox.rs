@@ -109,6 +109,7 @@ pub(crate) struct Range {
 enum Word {
     Release(Vec<Range>),
     Cancel(Range),
+    Locate { group: u32, index: u32 },
 }
 
 /// Why an element was not taken: wait for room, and try again.
@@ -282,13 +283,19 @@ impl Outbox {
         self.words.push_back((after, Word::Cancel(range)));
     }
 
-    /// True when [`Outbox::take_word`] has something that is not to wait for more: a cancel, or much that was let go of.
+    /// A result could be had from none of its holders.
+    pub(crate) fn locate(&mut self, group: u32, index: u32) {
+        let after = self.word();
+        self.words.push_back((after, Word::Locate { group, index }));
+    }
+
+    /// True when [`Outbox::take_word`] has something that is not to wait for more: a cancel or a question, or much that was let go of.
     pub(crate) fn has_urgent_word(&self) -> bool {
         let ready = self.words.iter().take(WORDS_WAIT_MAX).take_while(|(after, _)| *after <= self.acknowledged);
         let mut ranges = 0;
         for (_, word) in ready {
             match word {
-                Word::Cancel(_) => return true,
+                Word::Cancel(_) | Word::Locate { .. } => return true,
                 Word::Release(some) => ranges += some.len(),
             }
         }
@@ -310,6 +317,7 @@ impl Outbox {
         let (_, word) = self.words.pop_front()?;
         Some(match word {
             Word::Cancel(Range { group, first, count }) => Body::Cancel(v1::CancelElements { run, group, first, count }),
+            Word::Locate { group, index } => Body::Locate(v1::LocateResult { run, group, index }),
             Word::Release(mut ranges) => {
                 // What was released under way has been acknowledged meanwhile: one frame for all.
                 while self.has_word()

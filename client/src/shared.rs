@@ -275,6 +275,13 @@ impl Shared {
         self.queued(outbox);
     }
 
+    /// Asks where a result is that could be had from none of its holders.
+    pub(crate) fn locate(&self, group: u32, index: u32) {
+        let mut outbox = self.outbox();
+        outbox.locate(group, index);
+        self.queued(outbox);
+    }
+
     pub(crate) fn cancel(&self, range: Range) {
         let mut outbox = self.outbox();
         outbox.cancel(range);

@@ -13,7 +13,7 @@ mod wait;
 pub use ground::{Ground, IMAGE, LONG};
 pub use process::{Finished, Running, plain};
 pub use run::Run;
-pub use sandbox::{ProcessInfo, Sandbox, binary};
+pub use sandbox::{ProcessInfo, Sandbox, binary, example};
 pub use wait::{DEADLINE, until, until_within};
 
 /// True when the long forms of the tests are asked for: `scripts/test --long`.

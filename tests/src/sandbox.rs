@@ -244,6 +244,14 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// An example of the Rust library, of the build that this test belongs to.
+#[track_caller]
+pub fn example(name: &str) -> PathBuf {
+    let path = build_directory().join("examples").join(name);
+    assert!(path.is_file(), "{} is not there: build it with `cargo build --workspace --examples`", path.display());
+    path
+}
+
 /// The program that plays the tasks.
 #[track_caller]
 fn probe() -> PathBuf {

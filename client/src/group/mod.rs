@@ -184,6 +184,29 @@ impl Group {
         None
     }
 
+    /// The end of an element of which `known` was told, once it is another.
+    pub(crate) fn poll_moved(&self, index: u32, known: &Arc<Other>, waker: &Waker) -> Poll<Result<Arc<Other>, Error>> {
+        let mut state = self.state();
+        let slot = state.slot(index);
+        if slot.batch < GONE
+            && let (Raw::Other(now), _) = state.raw(index, slot)
+            && !Arc::ptr_eq(&now, known)
+        {
+            return Poll::Ready(Ok(now));
+        }
+        if let Some(error) = &state.all {
+            return Poll::Ready(Err(error.clone()));
+        }
+        if slot.batch == GONE {
+            return Poll::Ready(Ok(known.clone()));
+        }
+        let waiters = state.waiting.entry(index).or_default();
+        if !waiters.iter().any(|waiter| matches!(waiter, Waiter::Task(known) if known.will_wake(waker))) {
+            waiters.push(Waiter::Task(waker.clone()));
+        }
+        Poll::Pending
+    }
+
     /// True when the element is over.
     pub(crate) fn is_over(&self, index: u32) -> bool {
         let mut state = self.state();

@@ -228,8 +228,11 @@ impl State {
                     }
                 }
                 UNWANTED => self.gone(index),
-                // It was over already: a repetition.
-                _ => continue,
+                GONE => continue,
+                key => {
+                    woken.extend(self.told_again(index, key, &batch, at));
+                    continue;
+                }
             }
             self.over += 1;
             if batch.others.get(&at).is_some_and(|other| matches!(**other, Other::Failed(_))) {
@@ -246,6 +249,28 @@ impl State {
             (None, None) => {}
         }
         (unwanted, woken)
+    }
+
+    /// An element that was over already has come again in `batch`: an object that has moved, or was lost for good. Returns who waits
+    /// for that.
+    fn told_again(&mut self, index: u32, key: u32, batch: &Batch, at: u32) -> Vec<Waker> {
+        let end = match batch.others.get(&at) {
+            Some(end) => end.clone(),
+            None => {
+                let inline = batch.bytes.slice(batch.range(at));
+                Arc::new(Other::Object(v1::ObjectRef { size: inline.len() as u64, inline, ..Default::default() }))
+            }
+        };
+        let place = self.slot(index).at & !READ;
+        let known = key.checked_sub(self.first_batch).and_then(|at| self.batches.get_mut(at as usize)?.as_mut());
+        // Anything but an object is final.
+        if let Some(Other::Object(_)) = known.as_ref().and_then(|known| known.others.get(&place)).map(|other| &**other)
+            && let Some(known) = known
+        {
+            self.failed += u32::from(matches!(*end, Other::Failed(_)));
+            known.others.insert(place, end);
+        }
+        self.waiting.remove(&index).into_iter().flatten().filter_map(Waiter::told).collect()
     }
 
     pub(super) fn next_batch(&self) -> u32 {

@@ -177,6 +177,7 @@ impl Reactor {
                 }
             }
             Some(v1::client_control::Body::Cancel(cancel)) => self.cancel_elements(number, &cancel),
+            Some(v1::client_control::Body::Locate(locate)) => self.find_again(number, &locate),
             Some(v1::client_control::Body::Taken(taken)) => client.outgoing.taken(taken.weight),
             Some(v1::client_control::Body::Ping(_)) | None => {}
             Some(v1::client_control::Body::Hello(_)) => self.close_client(number, "a second hello on one stream"),

@@ -20,7 +20,7 @@ const ARGS_MAX: u32 = 1 << 20;
 
 impl Reactor {
     /// The run that a client names in later frames, if it is its own and may still grow.
-    fn open_run(&self, client: u64, run: u32) -> Option<RunId> {
+    pub(super) fn open_run(&self, client: u64, run: u32) -> Option<RunId> {
         let id = RunId(run);
         self.runs.get(&id).filter(|run| run.client == Some(client) && run.spec.open).map(|_| id)
     }

@@ -65,16 +65,35 @@ impl Reactor {
                 true
             }
             Some(Report::Held { .. }) => {
-                if group.deliver_to.is_some() {
-                    let (object, peers) = self.object(task, attempt);
-                    if let Some(client) = group.deliver_to.and_then(|client| self.clients.get_mut(&client)) {
-                        peers.iter().for_each(|peer| client.introduce(peer));
-                    }
-                    self.deliver_object(group, task.index, object);
-                }
+                self.tell_where(group, task, attempt);
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Tells the client of a group where an object is.
+    fn tell_where(&mut self, group: &GroupInfo, task: TaskRef, attempt: u32) {
+        if group.deliver_to.is_some() {
+            let (object, peers) = self.object(task, attempt);
+            if let Some(client) = group.deliver_to.and_then(|client| self.clients.get_mut(&client)) {
+                peers.iter().for_each(|peer| client.introduce(peer));
+            }
+            self.deliver_object(group, task.index, object);
+        }
+    }
+
+    /// A client could not fetch an object. Of one without holders it is told when it is there again, or given up; of what failed or
+    /// is let go of it knows.
+    pub(super) fn find_again(&mut self, client: u64, frame: &v1::LocateResult) {
+        let Some(run) = self.open_run(client, frame.run) else { return };
+        let group = self.runs.get(&run).and_then(|run| run.group(frame.group));
+        let Some(group) = group.and_then(|group| self.groups.get(&group)).cloned() else { return };
+        let task = TaskRef { group: group.id, index: frame.index };
+        if let Some(attempt) = self.machine.committed_attempt(task)
+            && self.machine.holders(task).next().is_some()
+        {
+            self.tell_where(&group, task, attempt);
         }
     }
 
@@ -145,6 +164,9 @@ impl Reactor {
     pub(super) fn released(&mut self, group: GroupId, first: u32, count: u32) {
         if let Some(payload) = self.payloads.get_mut(&group) {
             payload.release(first, count);
+            if payload.is_empty() {
+                self.payloads.remove(&group);
+            }
         }
         self.outputs_released(group, first, count);
     }

@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a driver that cannot go on fails, and says where")]
 #![allow(clippy::print_stdout, reason = "stdout is where the driver says what it saw")]
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use scalable::{Error, Session, TaskError};
@@ -77,6 +80,32 @@ fn count(bytes: Vec<u8>, value: u8) -> u64 {
     bytes.iter().filter(|byte| **byte == value).count() as u64
 }
 
+/// As [`fill`], and leaves a line in the directory's file `made`.
+#[scalable::task]
+fn make(directory: String, n: u64, bytes: u64) -> Vec<u8> {
+    note(&directory, "made", n);
+    vec![n as u8; usize::try_from(bytes).unwrap()]
+}
+
+/// As [`count`], and leaves a line in the directory's file `read`. With ten lines there it waits until the directory has `go on`.
+#[scalable::task]
+fn read(directory: String, n: u64, bytes: Vec<u8>) -> u64 {
+    let directory = Path::new(&directory);
+    if std::fs::read_to_string(directory.join("read")).is_ok_and(|lines| lines.lines().count() >= 10) {
+        while !directory.join("go on").exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    note(directory, "read", n);
+    bytes.iter().filter(|byte| **byte == n as u8).count() as u64
+}
+
+/// Appends a line in one piece.
+fn note(directory: impl AsRef<Path>, file: &str, n: u64) {
+    let mut file = OpenOptions::new().append(true).create(true).open(directory.as_ref().join(file)).unwrap();
+    file.write_all(format!("{n}\n").as_bytes()).unwrap();
+}
+
 fn main() {
     scalable::init!();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -127,6 +156,21 @@ async fn drive(words: &[&str]) -> Result<(), Error> {
             let counted = session.map(count, (&made, (0..count_of).map(|n| n as u8))).await?;
             println!("{}", counted.gather().await?.iter().all(|counted| *counted == bytes));
             println!("{}", made.gather().await?.iter().all(|object| object.len() as u64 == bytes));
+        }
+        // Says when everything is made, and reads it when the directory has `read now`: by tasks of two cpus, then here.
+        ["lose", directory, count_of, bytes] => {
+            let (count_of, bytes): (u64, u64) = (count_of.parse().unwrap(), bytes.parse().unwrap());
+            let here = || scalable::same((*directory).to_owned());
+            let made = session.map(make, (here(), 0..count_of, scalable::same(bytes))).await?;
+            made.wait().await;
+            println!("made");
+            while !Path::new(directory).join("read now").exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let counted = session.map(read.with().cpus(2), (here(), 0..count_of, &made)).await?;
+            println!("{}", counted.gather().await?.iter().all(|counted| *counted == bytes));
+            let made = made.gather().await?;
+            println!("{}", made.iter().enumerate().all(|(n, object)| *object == vec![n as u8; bytes as usize]));
         }
         ["wait", gate, tasks] => {
             let tasks: u64 = tasks.parse().unwrap();
