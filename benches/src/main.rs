@@ -2,12 +2,14 @@
 //!
 //!     cargo run --release -p benches -- table [--quick] [--no-peers] [--only ID,...] [--json FILE]
 //!     cargo run --release -p benches -- spawn [--json FILE]
+//!     cargo run --release -p benches -- soak [--minutes 20] [--json FILE]
 //!
 //! README.md beside `src` says what each row of the table means.
 
 mod limits;
 mod ours;
 mod peers;
+mod soak;
 mod spawn;
 mod table;
 mod whole;
@@ -27,6 +29,8 @@ struct Options {
 enum What {
     /// The table of speed: ours beside what the machine can do and what peers reach.
     Table(table::TableOptions),
+    /// Much work of every kind while workers come and go: fails when the memory of some process is not flat.
+    Soak(soak::SoakOptions),
     /// One row of the table, as JSON.
     #[command(hide = true)]
     Row(table::RowOptions),
@@ -59,6 +63,7 @@ fn main() -> anyhow::Result<()> {
     scalable::init!();
     match Options::parse().what {
         What::Table(options) => table::run(&options),
+        What::Soak(options) => soak::run(&options),
         What::Row(options) => table::run_row(&options),
         What::Role { role, peer } => role.play(peer.as_deref()),
         What::Spawn { json, count, rounds, only } => spawn::run(json.as_deref(), count, rounds, &only),

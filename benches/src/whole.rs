@@ -42,6 +42,7 @@ pub struct Whole {
     client: Client,
     runtime: tokio::runtime::Runtime,
     directory: tempfile::TempDir,
+    programs: PathBuf,
     runs: u32,
 }
 
@@ -78,21 +79,36 @@ impl Whole {
         });
         let (client, address) = connected.inspect_err(|_| drop(scheduler.kill()))?;
         // From here on dropping it ends the scheduler.
-        let mut whole = Whole { scheduler, workers: Vec::new(), address, token, client, runtime, directory, runs: 0 };
+        let mut whole = Whole {
+            scheduler,
+            workers: Vec::new(),
+            address,
+            token,
+            client,
+            runtime,
+            directory,
+            programs: programs.to_owned(),
+            runs: 0,
+        };
         for number in 0..workers.number {
-            let worker = Command::new(programs.join("scalable-worker"))
-                .args(["--address", &whole.address, "--memory", "4GiB", "--token-file"])
-                .arg(&token_file)
-                .args(["--name", &format!("bench-{number}"), "--cpus", &workers.cpus.to_string()])
-                .args(worker_arguments)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .context("start scalable-worker")?;
-            whole.workers.push(worker);
+            let worker = whole.worker(&format!("bench-{number}"), workers.cpus, worker_arguments).spawn();
+            whole.workers.push(worker.context("start scalable-worker")?);
         }
         Ok(whole)
+    }
+
+    /// What starts a further worker, which is the caller's.
+    pub fn worker(&self, name: &str, cpus: u32, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.programs.join("scalable-worker"));
+        command
+            .args(["--address", &self.address, "--memory", "4GiB", "--token-file"])
+            .arg(self.directory.path().join("token"))
+            .args(["--name", name, "--cpus", &cpus.to_string()])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
     }
 
     /// The scheduler's process.

@@ -21,6 +21,18 @@ const BLOCKS: u32 = 64;
 /// Bytes that travel as bytes.
 pub struct Block(Vec<u8>);
 
+impl Block {
+    /// So many bytes, all alike.
+    pub fn of(byte: u8, bytes: usize) -> Block {
+        Block(vec![byte; bytes])
+    }
+
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 impl Serialize for Block {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(&self.0)

@@ -28,6 +28,15 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
 
 /// CPU seconds of all descendants of a process that are alive.
 pub fn cpu_seconds_below(pid: u32) -> f64 {
+    descendants(pid).into_iter().map(|pid| cpu_seconds(pid).unwrap_or(0.0)).sum()
+}
+
+/// Resident bytes of all descendants of a process that are alive.
+pub fn resident_bytes_below(pid: u32) -> u64 {
+    descendants(pid).into_iter().map(|pid| resident_bytes(pid).unwrap_or(0)).sum()
+}
+
+fn descendants(pid: u32) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for entry in std::fs::read_dir(Path::new("/proc")).into_iter().flatten().flatten() {
         let Some(child) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
@@ -35,14 +44,14 @@ pub fn cpu_seconds_below(pid: u32) -> f64 {
         let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
         children.entry(parent.unwrap_or(0)).or_default().push(child);
     }
-    let (mut sum, mut waiting) = (0.0, vec![pid]);
+    let (mut found, mut waiting) = (Vec::new(), vec![pid]);
     while let Some(parent) = waiting.pop() {
         for child in children.remove(&parent).unwrap_or_default() {
-            sum += cpu_seconds(child).unwrap_or(0.0);
+            found.push(child);
             waiting.push(child);
         }
     }
-    sum
+    found
 }
 
 #[cfg(test)]
