@@ -80,15 +80,41 @@ impl Ground {
         Some(ground)
     }
 
-    /// The directory of the cluster, for faults that only the tests' own cluster can show; nothing, with a line that says what is
-    /// skipped, on any other.
+    /// With a variable in the environment of everything that the user starts.
+    pub fn env(mut self, name: &str, value: &str) -> Ground {
+        self.sandbox.set_env(name, value);
+        self
+    }
+
+    /// The directory of the cluster, where `tests/cluster/up` has started it.
+    pub fn own_cluster(&self) -> Option<PathBuf> {
+        self.admin.parent().filter(|directory| directory.join("pid").is_dir()).map(Path::to_owned)
+    }
+
+    /// For faults that only the tests' own cluster can show; nothing, with a line that says what is skipped, on any other.
     #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
-    pub fn cluster(&self, what: &str) -> Option<PathBuf> {
-        let directory = self.admin.parent().filter(|directory| directory.join("pid").is_dir());
-        if directory.is_none() {
+    pub fn with_own_cluster(self, what: &str) -> Option<Ground> {
+        if self.own_cluster().is_none() {
             println!("skipped {what}: the cluster was not started by tests/cluster/up");
+            return None;
         }
-        directory.map(Path::to_owned)
+        Some(self)
+    }
+
+    /// The address of this machine, as pods of the tests' own cluster reach it.
+    #[track_caller]
+    pub fn machine(&self) -> String {
+        let config: Value = serde_json::from_slice(&std::fs::read(self.sandbox.path("kubeconfig")).unwrap()).unwrap();
+        let server = config["clusters"][0]["cluster"]["server"].as_str().unwrap_or_default().to_owned();
+        let network = server.strip_prefix("https://").unwrap().splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
+        format!("{network}.0.254")
+    }
+
+    /// Makes the namespace that of the user's current context.
+    pub fn current_namespace(&self) {
+        let mut config: Value = serde_json::from_slice(&std::fs::read(self.sandbox.path("kubeconfig")).unwrap()).unwrap();
+        config["contexts"][0]["context"]["namespace"] = json!(self.namespace);
+        self.sandbox.write("kubeconfig", config.to_string());
     }
 
     /// Runs one of the programs of `tests/cluster` on the cluster's directory.
@@ -114,20 +140,31 @@ impl Ground {
 
     /// As [`Ground::kubectl`], whatever comes of it.
     pub fn try_kubectl(&self, arguments: &[&str]) -> Output {
-        self.kubectl_command(&self.admin).args(arguments).output().unwrap()
+        self.kubectl_command(&self.admin, "60s").args(arguments).output().unwrap()
     }
 
     /// A kubectl that goes on, as the user.
     pub fn start_kubectl(&self, name: &str, arguments: &[&str]) -> Running {
-        let mut command = self.kubectl_command(&self.sandbox.path("kubeconfig"));
+        let mut command = self.kubectl_command(&self.sandbox.path("kubeconfig"), "0");
         command.args(arguments);
         Running::start(command, &self.sandbox.path(""), name)
     }
 
-    fn kubectl_command(&self, kubeconfig: &Path) -> Command {
+    /// Writes a line for each change of a worker pod, until it is dropped: what happened, the pod's name, since when it is being deleted,
+    /// and what `path` (of JSONPath, from the pod) says.
+    pub fn watch_pods(&self, path: &str) -> Running {
+        let line = path.replace("{.", "{.object.");
+        let line = format!("jsonpath={{.type}} {{.object.metadata.name}} {{.object.metadata.deletionTimestamp}} {line}{{'\\n'}}");
+        let arguments = ["get", "pods", "-l", "scalable.io/role=worker", "--watch", "--output-watch-events", "-o", &line];
+        let mut command = self.kubectl_command(&self.admin, "0");
+        command.args(arguments);
+        Running::start(command, &self.sandbox.path(""), "watch")
+    }
+
+    fn kubectl_command(&self, kubeconfig: &Path, timeout: &str) -> Command {
         let mut command = self.sandbox.command(&self.kubectl);
         command.arg("--kubeconfig").arg(kubeconfig).arg("--cache-dir").arg(self.sandbox.path("kubectl-cache"));
-        command.args(["--namespace", &self.namespace, "--request-timeout", "60s"]);
+        command.args(["--namespace", &self.namespace, "--request-timeout", timeout]);
         command
     }
 
@@ -140,13 +177,14 @@ impl Ground {
 
     /// Writes scalable.yaml: one target of the namespace with small pods, `target` as further keys of it, and `body`.
     pub fn manifest(&self, target: &str, body: &str) {
-        let mut keys = format!("    provider: kubernetes\n    namespace: {}\n", self.namespace);
+        let mut keys = "    provider: kubernetes\n".to_owned();
         for (key, default) in [
+            ("namespace:", self.namespace.as_str()),
             ("image:", IMAGE),
             ("adaptive:", "{ minimum: 1, maximum: 2 }"),
             ("resources:", "{ requests: { cpu: 200m, memory: 64Mi }, limits: { memory: 128Mi } }"),
         ] {
-            if !target.contains(key) {
+            if !target.lines().any(|line| line.starts_with(key)) {
                 keys.push_str(&format!("    {key} {default}\n"));
             }
         }

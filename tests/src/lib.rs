@@ -4,14 +4,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a harness that cannot go on fails the test, with the place where it happened")]
 
+mod gate;
 mod ground;
 mod process;
+mod proxy;
 mod run;
 mod sandbox;
 mod wait;
 
+pub use gate::Gate;
 pub use ground::{Ground, IMAGE, LONG};
 pub use process::{Finished, Running, plain};
+pub use proxy::{ApiProxy, Asked, Fate};
 pub use run::Run;
 pub use sandbox::{ProcessInfo, Sandbox, binary, example};
 pub use wait::{DEADLINE, until, until_within};

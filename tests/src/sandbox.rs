@@ -46,8 +46,14 @@ impl Sandbox {
 
     /// With a variable in the environment of everything started from here.
     pub fn env(mut self, name: &str, value: &str) -> Sandbox {
-        self.environment.push((name.to_owned(), value.to_owned()));
+        self.set_env(name, value);
         self
+    }
+
+    /// Sets or replaces a variable of [`Sandbox::env`].
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// With leases so short that a test can wait for their end.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tests::{Ground, LONG, until, until_within};
 
 /// Four tasks over pods, and one that reads what they wrote.
-const ENSEMBLE: &str = r#"
+pub const ENSEMBLE: &str = r#"
 tasks:
   member:
     cpus: 0.1
@@ -18,6 +18,9 @@ tasks:
     command: [/bin/sh, -c, 'cat $(cat "$0") > "$1"', "{inputs.series.list}", "{outputs.table}"]
     outputs: { table: file }
 "#;
+
+/// One task that does nothing.
+pub const ONE: &str = "tasks:\n  one: { cpus: 0.1, command: [/bin/true] }\n";
 
 /// Two tasks that wait until their gate is open.
 pub const GATED: &str = r#"
@@ -111,21 +114,22 @@ fn an_interrupt_leaves_nothing() {
     let Some(ground) = Ground::new("interrupt") else { return };
     ground.manifest("", GATED);
     let run = ground.run(&[]);
-    until_within(LONG, "a task that runs", || running(&ground).then_some(()));
+    until_within(LONG, "a task that runs", || (running(&ground) > 0).then_some(()));
     run.signal(Signal::SIGINT);
     run.wait_within(LONG).calm().expect(130);
     ground.nothing_is_left();
 }
 
-/// True once a task of the sandbox's run is running, as its user asks.
-pub fn running(ground: &Ground) -> bool {
-    let Some(run) = ground.sandbox.runs().pop() else { return false };
+/// How many tasks of the sandbox's newest run are running, as its user is told.
+pub fn running(ground: &Ground) -> u64 {
+    let Some(run) = ground.sandbox.runs().pop() else { return 0 };
     if run.try_document("run.json").is_none_or(|record| record["submitted"] != Value::Bool(true)) {
-        return false;
+        return 0;
     }
     let status = ground.sandbox.start("scalable", &["status", "-o", "json"]).wait_within(LONG);
     let document: Value = serde_json::from_str(&status.stdout).unwrap_or_default();
-    document["groups"].as_array().is_some_and(|groups| groups.iter().any(|group| group["running"].as_u64().unwrap_or(0) > 0))
+    let counts = document["groups"].as_array().into_iter().flatten().filter_map(|group| group["running"].as_u64());
+    counts.sum()
 }
 
 #[test]
@@ -133,7 +137,7 @@ fn the_command_line_is_killed_and_somebody_comes_back() {
     let Some(ground) = Ground::new("killed") else { return };
     ground.manifest("", GATED);
     let run = ground.run(&[]);
-    until_within(LONG, "a task that runs", || running(&ground).then_some(()));
+    until_within(LONG, "a task that runs", || (running(&ground) > 0).then_some(()));
     run.signal(Signal::SIGKILL);
     run.wait();
     let attached = ground.sandbox.start("scalable", &["attach"]);
@@ -147,7 +151,7 @@ fn detached_and_given_up() {
     let Some(ground) = Ground::new("detached") else { return };
     ground.manifest("", GATED);
     ground.run_to_end(&["--detach"]).expect(0).says(&["attach"]);
-    until_within(LONG, "a task that runs", || running(&ground).then_some(()));
+    until_within(LONG, "a task that runs", || (running(&ground) > 0).then_some(()));
     let run = ground.last_run().name();
     ground.sandbox.scalable(&["explain", "work[0]"]).expect(0).says(&["running"]);
     ground.sandbox.scalable(&["down", &run]).expect(0);

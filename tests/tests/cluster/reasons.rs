@@ -1,0 +1,172 @@
+//! Why there are not more workers, and why a task failed: in Kubernetes' own words, soon after Kubernetes has said so itself.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tests::{Ground, LONG, Running, until_within};
+
+use crate::lifecycle::{GATED, running};
+
+/// Longest time from Kubernetes' knowing a reason to the user's seeing it.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Tasks that take a whole worker each.
+const WHOLE: &str = "tasks:\n  work: { foreach: { n: { range: [0, 2] } }, command: [/bin/sh, -c, 'until [ -e $HOME/gate ]; do sleep 0.1; done'] }\n";
+
+/// Waits until `knows` is true of what Kubernetes says, and returns a time at which that was not yet so: what is counted from there is
+/// counted too long rather than too short.
+#[track_caller]
+fn known(what: &str, mut knows: impl FnMut() -> bool) -> Instant {
+    let mut before = Instant::now();
+    until_within(LONG, &format!("Kubernetes to know: {what}"), || {
+        let asked = Instant::now();
+        if knows() {
+            return Some(());
+        }
+        before = asked;
+        None
+    });
+    before
+}
+
+/// What `scalable status -o json` says of the pools.
+fn pool_notes(ground: &Ground) -> String {
+    let status = ground.sandbox.start("scalable", &["status", "-o", "json"]).wait_within(LONG);
+    let document: Value = serde_json::from_str(&status.stdout).unwrap_or_default();
+    let notes = document["pools"].as_array().into_iter().flatten().filter_map(|pool| pool["note"].as_str());
+    notes.collect::<Vec<_>>().join("\n")
+}
+
+/// Every place where a user looks has the words, soon after `known`.
+#[track_caller]
+fn told_everywhere(ground: &Ground, run: &Running, known: Instant, words: &[&str]) {
+    let all = |text: &str| words.iter().all(|word| text.contains(word));
+    let mut seen = [("the status line", None), ("status -o json", None), ("explain", None), ("an event of the Job", None)];
+    let mut texts = vec![String::new(); seen.len()];
+    until_within(LONG, &format!("{words:?} everywhere"), || {
+        texts = vec![
+            run.stderr(),
+            pool_notes(ground),
+            ground.sandbox.start("scalable", &["explain", "pool/default"]).wait_within(LONG).stdout,
+            ground.kubectl(&[
+                "get",
+                "events",
+                "--field-selector",
+                "involvedObject.kind=Job",
+                "-o",
+                "jsonpath={.items[*].message}",
+            ]),
+        ];
+        for ((_, at), text) in seen.iter_mut().zip(&texts) {
+            if at.is_none() && all(text) {
+                *at = Some(known.elapsed());
+            }
+        }
+        seen.iter().all(|(_, at)| at.is_some()).then_some(())
+    });
+    for (place, at) in seen {
+        let took = at.unwrap_or_default();
+        println!("{words:?} in {place} after {took:.1?}");
+        assert!(took <= SOON, "{words:?} came to {place} {took:?} after Kubernetes knew: {texts:#?}");
+    }
+}
+
+/// What Kubernetes says of the worker pods: reasons and messages of their conditions and containers.
+fn pods_say(ground: &Ground) -> String {
+    let of_condition = "{range .status.conditions[*]}{.reason} {.message}{'\\n'}{end}";
+    let of_container = "{range .status.containerStatuses[*]}{.state.waiting.reason} {.state.waiting.message}{'\\n'}{end}";
+    let path = format!("jsonpath={{range .items[*]}}{of_condition}{of_container}{{end}}");
+    ground.kubectl(&["get", "pods", "-l", "scalable.io/role=worker", "-o", &path])
+}
+
+#[track_caller]
+fn interrupted(ground: &Ground, run: Running) {
+    run.signal(Signal::SIGINT);
+    run.wait_within(LONG).calm().expect(130);
+    ground.nothing_is_left();
+}
+
+#[test]
+fn no_node_has_room() {
+    let Some(ground) = Ground::new("unschedulable") else { return };
+    // More than any node of any test cluster has.
+    ground.manifest("resources: { requests: { cpu: 900, memory: 64Mi }, limits: { memory: 128Mi } }", WHOLE);
+    let run = ground.run(&[]);
+    let known = known("Unschedulable", || pods_say(&ground).contains("Insufficient cpu"));
+    told_everywhere(&ground, &run, known, &["Unschedulable", "nodes are available", "Insufficient cpu"]);
+    interrupted(&ground, run);
+}
+
+#[test]
+fn an_image_that_does_not_exist() {
+    let Some(ground) = Ground::new("image") else { return };
+    ground.manifest("image: localhost/nothing:1", WHOLE);
+    let run = ground.run(&[]);
+    let known = known("ErrImagePull", || pods_say(&ground).contains("ErrImagePull"));
+    told_everywhere(&ground, &run, known, &["ErrImagePull", "localhost/nothing:1"]);
+    interrupted(&ground, run);
+}
+
+/// A quota that is used up stops the growth, and not what is there.
+#[test]
+fn a_quota_that_is_used_up() {
+    let Some(ground) = Ground::new("quota") else { return };
+    ground.kubectl(&["create", "quota", "few", "--hard", "pods=2"]);
+    ground.manifest("", WHOLE);
+    let run = ground.run(&[]);
+    // The scheduler and one worker: the other is refused from then on.
+    let known =
+        known("the quota is used up", || ground.kubectl(&["get", "quota", "few", "-o", "jsonpath={.status.used.pods}"]) == "2");
+    told_everywhere(&ground, &run, known, &["exceeded quota: few", "limited: pods=2"]);
+    ground.open_gate("gate", run).expect(0);
+    ground.nothing_is_left();
+}
+
+/// A task that takes memory slowly is ended by the agent before the kernel ends its whole container: its neighbour does not notice.
+#[test]
+fn memory_that_grows() {
+    let Some(ground) = Ground::new("hog") else { return };
+    let hog = "  hog: { cpus: 0.1, memory: 24Mi, command: [/bin/sh, -c, 'x=0123456789abcdef; x=$x$x$x$x$x$x$x$x; x=$x$x$x$x$x$x$x$x; \
+               all=; while :; do i=0; while [ $i -lt 512 ]; do all=$all$x; i=$((i+1)); done; sleep 0.1; done'] }\n";
+    ground.manifest("adaptive: { minimum: 1, maximum: 1 }", &format!("{GATED}{hog}"));
+    let run = ground.run(&[]);
+    until_within(LONG, "the hog's end", || run.stderr().contains("hog[0]").then_some(()));
+    let explained = ground.sandbox.scalable(&["explain", "hog[0]"]).expect(0);
+    println!("{}", explained.stdout);
+    assert!(explained.stdout.contains("oom"), "{}", explained.stdout);
+    let finished = ground.open_gate("gate", run);
+    finished.expect(1).says(&["hog", "oom"]);
+    let run = ground.last_run();
+    assert_eq!(run.states(), ["hog[0] failed", "work[0] succeeded", "work[1] succeeded"]);
+    assert_eq!(run.task("hog[0]")["error_type"], "oom");
+    for work in ["work[0]", "work[1]"] {
+        assert_eq!(run.task(work)["attempt"], 1, "{work} was executed once");
+    }
+    ground.nothing_is_left();
+}
+
+/// A task that takes memory faster than anybody looks brings its whole container down, agent included: it is to blame, and those beside it
+/// are executed again without a charge.
+#[test]
+fn memory_that_bursts() {
+    let Some(ground) = Ground::new("burst") else { return };
+    let burst = "  burst: { cpus: 0.1, memory: 24Mi, command: [/bin/sh, -c, 'until [ -e $HOME/burst ]; do sleep 0.1; done; exec tail /dev/zero'] }\n";
+    ground.manifest("adaptive: { minimum: 1, maximum: 1 }", &format!("{GATED}{burst}"));
+    let run = ground.run(&[]);
+    let watch = ground.watch_pods("{.status.containerStatuses[*].state.terminated.reason}");
+    until_within(LONG, "three tasks that run", || (running(&ground) == 3).then_some(()));
+    let worker = ground.workers().pop().unwrap();
+    assert!(ground.exec(&worker, "touch $HOME/burst"));
+    let mut by_the_kernel = false;
+    until_within(LONG, "the end of the burst", || {
+        by_the_kernel |= watch.stdout().contains("OOMKilled");
+        run.stderr().contains("burst[0]").then_some(())
+    });
+    println!("ended by the kernel: {by_the_kernel}");
+    ground.open_gate("gate", run).expect(1).says(&["burst", "oom"]);
+    let run = ground.last_run();
+    assert_eq!(run.states(), ["burst[0] failed", "work[0] succeeded", "work[1] succeeded"]);
+    assert_eq!(run.task("burst[0]")["error_type"], "oom");
+    ground.nothing_is_left();
+}
