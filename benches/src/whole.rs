@@ -1,14 +1,14 @@
 //! A real scheduler and real workers, as processes of their own, and runs of commands submitted to them.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use scalable::{Client, Event};
+use scalable::{Client, Event, Session};
 use scalable_proto::v1;
+use scalable_tls::NewCluster;
 use tokio_stream::StreamExt;
 
 /// What each task of a run is.
@@ -31,14 +31,25 @@ pub struct Workers {
     pub cpus: u32,
 }
 
+/// How the processes know each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wire {
+    /// By a token, over plain connections, as on one machine.
+    #[default]
+    Plain,
+    /// By certificates and tokens, over TLS, as between pods.
+    Tls,
+}
+
 /// The processes and a client of them; all end when this is dropped.
 pub struct Whole {
     scheduler: Child,
     workers: Vec<Child>,
     /// Where the scheduler listens.
     pub address: String,
-    /// What it asks for.
-    pub token: String,
+    connection: Connection,
+    /// What a worker is told of it.
+    credentials: [String; 2],
     client: Client,
     runtime: tokio::runtime::Runtime,
     directory: tempfile::TempDir,
@@ -54,14 +65,17 @@ impl Whole {
 
     /// Starts scheduler and workers; their programs lie in `programs`.
     pub fn with(programs: &Path, workers: Workers, worker_arguments: &[&str]) -> Result<Self> {
+        Self::over(Wire::Plain, programs, workers, worker_arguments)
+    }
+
+    /// As [`Whole::with`], over such connections.
+    pub fn over(wire: Wire, programs: &Path, workers: Workers, worker_arguments: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let token_file = directory.path().join("token");
-        let token = "0123456789abcdef".repeat(4);
-        std::fs::write(&token_file, &token)?;
-        std::fs::set_permissions(&token_file, PermissionsExt::from_mode(0o600))?;
+        let names: Vec<String> = (0..workers.number).map(|number| format!("bench-{number}")).collect();
+        let secrets = Secrets::new(wire, directory.path(), &names)?;
         let mut scheduler = Command::new(programs.join("scalable-scheduler"))
-            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--token-file"])
-            .arg(&token_file)
+            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args(&secrets.scheduler)
             .arg("--state-dir")
             .arg(directory.path().join("state"))
             .stdin(Stdio::null())
@@ -75,23 +89,25 @@ impl Whole {
         let connected = BufReader::new(stdout).read_line(&mut said).map_err(anyhow::Error::from).and_then(|_| {
             let line: serde_json::Value = serde_json::from_str(&said).with_context(|| format!("the scheduler said {said:?}"))?;
             let address = line["address"].as_str().context("the scheduler said no address")?.to_owned();
-            Ok((runtime.block_on(Client::connect(&address, &token))?, address))
+            let connection = secrets.connection(&address);
+            Ok((runtime.block_on(connection.client())?, address, connection))
         });
-        let (client, address) = connected.inspect_err(|_| drop(scheduler.kill()))?;
+        let (client, address, connection) = connected.inspect_err(|_| drop(scheduler.kill()))?;
         // From here on dropping it ends the scheduler.
         let mut whole = Whole {
             scheduler,
             workers: Vec::new(),
             address,
-            token,
+            connection,
+            credentials: secrets.worker,
             client,
             runtime,
             directory,
             programs: programs.to_owned(),
             runs: 0,
         };
-        for number in 0..workers.number {
-            let worker = whole.worker(&format!("bench-{number}"), workers.cpus, worker_arguments).spawn();
+        for name in names {
+            let worker = whole.worker(&name, workers.cpus, worker_arguments).spawn();
             whole.workers.push(worker.context("start scalable-worker")?);
         }
         Ok(whole)
@@ -101,14 +117,22 @@ impl Whole {
     pub fn worker(&self, name: &str, cpus: u32, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.programs.join("scalable-worker"));
         command
-            .args(["--address", &self.address, "--memory", "4GiB", "--token-file"])
-            .arg(self.directory.path().join("token"))
-            .args(["--name", name, "--cpus", &cpus.to_string()])
+            .args(["--address", &self.address, "--memory", "4GiB", "--name", name, "--cpus", &cpus.to_string()])
+            .args(&self.credentials)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
+        if matches!(self.connection, Connection::Tls(_)) {
+            // A worker's certificate is for one of those that were admitted.
+            command.args(["--uid", name, "--peer-address", "127.0.0.1:0"]);
+        }
         command
+    }
+
+    /// A session of this program, which lives no longer than the processes.
+    pub async fn session(&self) -> Result<Session> {
+        self.connection.session(self.directory.path()).await
     }
 
     /// The scheduler's process.
@@ -155,6 +179,75 @@ impl Whole {
         })?;
         std::fs::remove_dir_all(&directory)?;
         Ok(wall)
+    }
+}
+
+/// What reaches a scheduler.
+pub enum Connection {
+    /// Its address and its token.
+    Plain(String, String),
+    /// A connection file's content.
+    Tls(Box<scalable_tls::Connection>),
+}
+
+impl Connection {
+    /// A client.
+    pub async fn client(&self) -> Result<Client> {
+        Ok(match self {
+            Connection::Plain(address, token) => Client::connect(address, token).await?,
+            Connection::Tls(connection) => Client::connect_with(connection).await?,
+        })
+    }
+
+    /// A session. A file for it is made in `directory` where it needs one.
+    pub async fn session(&self, directory: &Path) -> Result<Session> {
+        Ok(match self {
+            Connection::Plain(address, token) => Session::connect(address, token).await?,
+            Connection::Tls(connection) => {
+                let file = directory.join("connection.json");
+                connection.write(&file)?;
+                Session::connect_with_file(&file).await?
+            }
+        })
+    }
+}
+
+/// Tokens or credentials, as files and arguments.
+struct Secrets {
+    scheduler: Vec<String>,
+    worker: [String; 2],
+    token: String,
+    cluster: Option<NewCluster>,
+}
+
+impl Secrets {
+    fn new(wire: Wire, directory: &Path, workers: &[String]) -> Result<Secrets> {
+        let at = |name: &str| directory.join(name).display().to_string();
+        let token = "0123456789abcdef".repeat(4);
+        if wire == Wire::Plain {
+            scalable_tls::write_private(&directory.join("token"), &token)?;
+            let told = ["--token-file".to_owned(), at("token")];
+            return Ok(Secrets { scheduler: told.to_vec(), worker: told, token, cluster: None });
+        }
+        let cluster = NewCluster::create(&NewCluster::random_id()?)?;
+        for (name, files) in [("scheduler", cluster.scheduler_files()), ("workers", cluster.worker_files())] {
+            std::fs::create_dir_all(directory.join(name))?;
+            for (file, content) in files {
+                scalable_tls::write_private(&directory.join(name).join(file), &content)?;
+            }
+        }
+        let admitted: String = workers.iter().map(|name| format!("{name} {name} *\n")).collect();
+        std::fs::write(directory.join("admitted"), admitted)?;
+        let scheduler = ["--credentials", &at("scheduler"), "--admit", &at("admitted"), "--trust-loopback"].map(str::to_owned);
+        let worker = ["--credentials".to_owned(), at("workers")];
+        Ok(Secrets { scheduler: scheduler.to_vec(), worker, token, cluster: Some(cluster) })
+    }
+
+    fn connection(&self, address: &str) -> Connection {
+        match &self.cluster {
+            Some(cluster) => Connection::Tls(Box::new(cluster.submitter(address))),
+            None => Connection::Plain(address.to_owned(), self.token.clone()),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::rig::Rig;
 use super::{FOUR_WORKERS, TWO_SLOTS};
 use crate::limits::copy::BLOCK_BYTES;
 use crate::table::{Measure, Scale};
-use crate::whole::Workers;
+use crate::whole::{Wire, Workers};
 
 /// Blocks of the row `exchange` that tasks read.
 const BLOCKS: u32 = 64;
@@ -108,8 +108,8 @@ async fn two_each(session: Session, count: u32) -> Result<f64> {
     Ok(2.0 * f64::from(count) / begin.elapsed().as_secs_f64())
 }
 
-fn results(scale: &Scale, workers: Workers, arguments: &[&str]) -> Result<Measure> {
-    let (rig, count) = (Rig::start(scale, workers, arguments)?, scale.of(1000, 300));
+fn results(wire: Wire, scale: &Scale, workers: Workers, arguments: &[&str]) -> Result<Measure> {
+    let (rig, count) = (Rig::over(wire, scale, workers, arguments)?, scale.of(1000, 300));
     Ok(Box::new(move || Ok(rig.block_on(|session| one_to_one(session, count))?.into())))
 }
 
@@ -123,12 +123,17 @@ const NO_SHORT_CUTS: &[&str] = &["--no-short-cuts"];
 
 /// MiB a second, one worker, without short cuts.
 pub fn results_net(scale: &Scale) -> Result<Measure> {
-    results(scale, TWO_SLOTS, NO_SHORT_CUTS)
+    results(Wire::Plain, scale, TWO_SLOTS, NO_SHORT_CUTS)
+}
+
+/// The same over TLS.
+pub fn results_net_tls(scale: &Scale) -> Result<Measure> {
+    results(Wire::Tls, scale, TWO_SLOTS, NO_SHORT_CUTS)
 }
 
 /// MiB a second, four workers, without short cuts.
 pub fn results_net_four(scale: &Scale) -> Result<Measure> {
-    results(scale, FOUR_WORKERS, NO_SHORT_CUTS)
+    results(Wire::Plain, scale, FOUR_WORKERS, NO_SHORT_CUTS)
 }
 
 /// MiB a second, two blocks a task, without short cuts.
@@ -138,12 +143,12 @@ pub fn exchange_net(scale: &Scale) -> Result<Measure> {
 
 /// MiB a second, one worker, as they go by default.
 pub fn results_host(scale: &Scale) -> Result<Measure> {
-    results(scale, TWO_SLOTS, &[])
+    results(Wire::Plain, scale, TWO_SLOTS, &[])
 }
 
 /// MiB a second, four workers, as they go by default.
 pub fn results_host_four(scale: &Scale) -> Result<Measure> {
-    results(scale, FOUR_WORKERS, &[])
+    results(Wire::Plain, scale, FOUR_WORKERS, &[])
 }
 
 /// MiB a second, two blocks a task, as they go by default.

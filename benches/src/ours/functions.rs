@@ -9,6 +9,7 @@ use super::rig::Rig;
 use super::{LEAVES, LINKS, NOOPS, TWO_SLOTS};
 use crate::limits::rows::ROUND_TRIPS;
 use crate::table::{Measure, Sample, Scale, percentile};
+use crate::whole::Wire;
 
 /// Gives back what it gets.
 #[scalable::task(cpus = 1)]
@@ -86,8 +87,8 @@ pub async fn submit_dag(session: &Session, count: u32) -> Result<Vec<Handle<u32>
     Ok(handles)
 }
 
-fn noops(scale: &Scale, isolation: Isolation) -> Result<Measure> {
-    let rig = Rig::start(scale, TWO_SLOTS, &[])?;
+fn noops(wire: Wire, scale: &Scale, isolation: Isolation) -> Result<Measure> {
+    let rig = Rig::over(wire, scale, TWO_SLOTS, &[])?;
     Ok(Box::new(move || {
         let (seconds, cpu) = rig.with_cpu(NOOPS, |rig| rig.block_on(|session| array(session, isolation)))?;
         Ok(Sample { values: vec![f64::from(NOOPS) / seconds], cpu })
@@ -96,12 +97,17 @@ fn noops(scale: &Scale, isolation: Isolation) -> Result<Measure> {
 
 /// Tasks a second, many in one lane host.
 pub fn noop_array(scale: &Scale) -> Result<Measure> {
-    noops(scale, Isolation::Thread)
+    noops(Wire::Plain, scale, Isolation::Thread)
+}
+
+/// The same over TLS.
+pub fn noop_array_tls(scale: &Scale) -> Result<Measure> {
+    noops(Wire::Tls, scale, Isolation::Thread)
 }
 
 /// Tasks a second, in a lane host for each slot.
 pub fn noop_array_process(scale: &Scale) -> Result<Measure> {
-    noops(scale, Isolation::Process)
+    noops(Wire::Plain, scale, Isolation::Process)
 }
 
 /// Tasks a second of the random graph.
@@ -125,8 +131,8 @@ async fn round_trips(session: Session, isolation: Isolation) -> Result<Vec<f64>>
     Ok(all)
 }
 
-fn rtts(scale: &Scale, isolation: Isolation) -> Result<Measure> {
-    let rig = Rig::start(scale, TWO_SLOTS, &[])?;
+fn rtts(wire: Wire, scale: &Scale, isolation: Isolation) -> Result<Measure> {
+    let rig = Rig::over(wire, scale, TWO_SLOTS, &[])?;
     Ok(Box::new(move || {
         let (micros, cpu) = rig.with_cpu(ROUND_TRIPS, |rig| rig.block_on(|session| round_trips(session, isolation)))?;
         Ok(Sample { values: vec![percentile(&micros, 0.5), percentile(&micros, 0.99)], cpu })
@@ -135,12 +141,17 @@ fn rtts(scale: &Scale, isolation: Isolation) -> Result<Measure> {
 
 /// µs from submit to result: p50, p99; many tasks in one lane host.
 pub fn rtt(scale: &Scale) -> Result<Measure> {
-    rtts(scale, Isolation::Thread)
+    rtts(Wire::Plain, scale, Isolation::Thread)
+}
+
+/// The same over TLS.
+pub fn rtt_tls(scale: &Scale) -> Result<Measure> {
+    rtts(Wire::Tls, scale, Isolation::Thread)
 }
 
 /// The same, in a lane host for each slot.
 pub fn rtt_process(scale: &Scale) -> Result<Measure> {
-    rtts(scale, Isolation::Process)
+    rtts(Wire::Plain, scale, Isolation::Process)
 }
 
 /// µs p99 of single tasks of higher priority while the no-op array runs.

@@ -7,7 +7,7 @@ use scalable::Session;
 
 use super::process::{cpu_seconds, cpu_seconds_below};
 use crate::table::Scale;
-use crate::whole::{Whole, Workers};
+use crate::whole::{Whole, Wire, Workers};
 
 /// See the head of this file.
 pub struct Rig {
@@ -21,9 +21,14 @@ pub struct Rig {
 impl Rig {
     /// Starts everything.
     pub fn start(scale: &Scale, workers: Workers, worker_arguments: &[&str]) -> Result<Self> {
-        let whole = Whole::with(&scale.programs, workers, worker_arguments)?;
+        Self::over(Wire::Plain, scale, workers, worker_arguments)
+    }
+
+    /// As [`Rig::start`], over such connections.
+    pub fn over(wire: Wire, scale: &Scale, workers: Workers, worker_arguments: &[&str]) -> Result<Self> {
+        let whole = Whole::over(wire, &scale.programs, workers, worker_arguments)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let session = runtime.block_on(Session::connect(&whole.address, &whole.token))?;
+        let session = runtime.block_on(whole.session())?;
         Ok(Rig { session, runtime, whole })
     }
 

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use scalable::Session;
 use serde_json::json;
 
 use crate::ours::process::{resident_bytes, resident_bytes_below};
@@ -123,7 +122,7 @@ pub fn run(options: &SoakOptions) -> Result<()> {
 fn work(whole: &Whole, plan: &Plan) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let session = Session::connect(&whole.address, &whole.token).await?;
+        let session = whole.session().await?;
         let all = async { tokio::try_join!(load::noops(&session, plan), load::objects(&session, plan)) };
         // Twice the time is enough for everything that goes on at all.
         let done = tokio::time::timeout(plan.length * 2 + Duration::from_secs(60), all).await;

@@ -21,6 +21,8 @@ pub enum Judge {
     Peers(&'static [(&'static str, f64)]),
     /// Against the figure itself.
     Absolute(f64),
+    /// By nothing: it is there to be seen.
+    Nothing,
 }
 
 /// A figure that was measured, by name.
@@ -66,6 +68,7 @@ impl Judge {
         };
         match self {
             Judge::Absolute(asked) => Verdict::of(better, ours, asked),
+            Judge::Nothing => Verdict::open("not judged"),
             Judge::Limit(name, factor) => match find(limits, name) {
                 Some(limit) => Verdict::of(better, ours, limit * factor),
                 None => Verdict::open(format!("not judged: {name} was not measured")),

@@ -91,6 +91,15 @@ pub const WORKS: &[Work] = &[
         peers: &[],
     },
     Work {
+        name: "noop_array.tls",
+        what: "the array of noop_array, between processes that know each other by certificates, over TLS",
+        figures: &[Figure { id: "noop_array.tls", unit: "tasks/s", better: More, goal: "none", judge: Judge::Nothing }],
+        ours: Some(ours::functions::noop_array_tls),
+        limits: &[],
+        relay: None,
+        peers: &[],
+    },
+    Work {
         name: "noop_dag",
         what: "1,000,000 no-ops, each with its own argument, after one to three random earlier ones; isolation thread",
         figures: &[Figure {
@@ -154,6 +163,18 @@ pub const WORKS: &[Work] = &[
         peers: &[],
     },
     Work {
+        name: "rtt.tls",
+        what: "submit to result as in rtt, over TLS",
+        figures: &[
+            Figure { id: "rtt.tls", unit: "µs", better: Less, goal: "none", judge: Judge::Nothing },
+            Figure { id: "rtt.tls.p99", unit: "µs", better: Less, goal: "none", judge: Judge::Nothing },
+        ],
+        ours: Some(ours::functions::rtt_tls),
+        limits: &[],
+        relay: None,
+        peers: &[],
+    },
+    Work {
         name: "rtt.background",
         what: "p99 of single tasks of higher priority while 1,000,000 no-ops run",
         figures: &[Figure { id: "rtt.background", unit: "µs", better: Less, goal: "≤ 5 ms", judge: Judge::Absolute(5000.0) }],
@@ -206,6 +227,15 @@ pub const WORKS: &[Work] = &[
         limits: &[("TCP copy", limits::tcp_copy)],
         relay: None,
         peers: &["dask"],
+    },
+    Work {
+        name: "results.net.tls",
+        what: "the same over TLS",
+        figures: &[Figure { id: "results.net.tls", unit: "MiB/s", better: More, goal: "none", judge: Judge::Nothing }],
+        ours: Some(ours::data::results_net_tls),
+        limits: &[],
+        relay: None,
+        peers: &[],
     },
     Work {
         name: "results.net.four",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use scalable_manifest::{Component, DEFAULT_COMPONENT, KubernetesOptions};
+use scalable_manifest::{Component, DEFAULT_COMPONENT, KubernetesOptions, SchedulerStorage};
 use scalable_provider::dials::Dials;
 use scalable_provider_k8s::objects::{HTTP_PORT, OBJECT_PORT, PORT, SETTINGS_FILE, STATE_DIRECTORY};
 use scalable_provider_k8s::pods::{self, CREDENTIALS_DIRECTORY, WorkerContext};
@@ -95,6 +95,11 @@ fn arguments(launch: &Launch, workflow: &Workflow, idle_ttl_s: u64) -> Vec<Strin
     let service = format!("{}.{}.svc", launch.name(), launch.namespace);
     let scaling = &workflow.manifest.target.scaling;
     let dials = Dials::of(&scaling.parameters, scaling.max_total);
+    // A pod whose volume holds more than it may is evicted: the store keeps to the same limit, and counts.
+    let limit = match launch.options.scheduler_storage {
+        SchedulerStorage::Size(bytes) => Some(("--store-limit", bytes.to_string())),
+        SchedulerStorage::Claim(_) => None,
+    };
     [
         ("--credentials", CREDENTIALS_DIRECTORY.to_owned()),
         ("--listen", format!("0.0.0.0:{PORT}")),
@@ -110,6 +115,7 @@ fn arguments(launch: &Launch, workflow: &Workflow, idle_ttl_s: u64) -> Vec<Strin
         ("--idle-ttl", idle_ttl_s.to_string()),
     ]
     .into_iter()
+    .chain(limit)
     .flat_map(|(option, value)| [option.to_owned(), value])
     .chain(["--trust-loopback".to_owned(), "--exit-when-done".to_owned()])
     .collect()

@@ -197,6 +197,9 @@ impl Scheduler {
                 ));
             }
         }
+        if let Some(message) = self.never_fits(totals, group) {
+            return Err(("E_NO_POOL_FITS", message));
+        }
         let upstream = |dependency: &Dependency| match before(dependency.group) {
             Some(up) => upstream(group, &up, dependency),
             None => {

@@ -11,7 +11,8 @@ use super::task_table::TaskState;
 use super::worker_book::Worker;
 use crate::ids::{GroupId, MILLISECOND, Micros, SECOND, TaskRef};
 use crate::messages::{OutcomeClass, WorkerState};
-use crate::resources::Resources;
+use crate::resources::{ResourceName, Resources};
+use crate::spec::GroupSpec;
 use std::fmt::Write;
 
 /// Answer to "why".
@@ -218,6 +219,42 @@ impl Scheduler {
             _ if attempts > 0 => format!("attempt {attempts} was taken back before it ended, uncharged; "),
             _ => String::new(),
         }
+    }
+
+    /// Why no worker that is there, and none that a pool may yet bring, can ever hold a task of a group; nothing where one can, or where
+    /// no pool has said what its workers have: then workers join as they like.
+    pub(super) fn never_fits(&self, totals: &[(ResourceName, u64)], group: &GroupSpec) -> Option<String> {
+        let (name, component) = (&group.name, &group.component);
+        let mut shape = group.resources.clone();
+        shape.custom.retain(|(resource, _)| totals.iter().all(|(total, _)| total != resource));
+        let fits = |capacity: &Resources| capacity.fits(&Resources::default(), &shape);
+        let serves = |served: &[String]| served.iter().any(|served| served == "*" || served == component);
+        let said: Vec<_> = self.pools.iter().filter_map(|(pool, state)| Some((pool, state.said.as_ref()?))).collect();
+        // A pool without cpus has not said what its workers have.
+        if said.is_empty() || said.iter().any(|(_, said)| said.capacity.milli_cpus == 0) {
+            return None;
+        }
+        let id = self.components.find(component);
+        let joined = |worker: &Worker| id.map_or(worker.serves_all, |id| worker.serves(id));
+        if self.workers.iter().flatten().any(|worker| joined(worker) && fits(&worker.capacity)) {
+            return None;
+        }
+        let serving: Vec<_> = said.iter().filter(|(_, said)| serves(&said.components)).collect();
+        if serving.iter().any(|(_, said)| fits(&said.capacity)) {
+            return None;
+        }
+        let needs = self.amounts(&shape);
+        let largest = serving.iter().max_by_key(|(_, said)| (said.capacity.milli_cpus, said.capacity.memory_bytes));
+        Some(match largest {
+            Some((pool, said)) => format!(
+                "a task of '{name}' needs {needs}, and a worker of pool '{pool}', the largest that serves component '{component}', has {}",
+                self.amounts(&said.capacity)
+            ),
+            None => {
+                let pools: Vec<String> = said.iter().map(|(pool, _)| format!("'{pool}'")).collect();
+                format!("no pool serves component '{component}', for which '{name}' asks; there are: {}", pools.join(", "))
+            }
+        })
     }
 
     /// Why no worker takes the tasks of a queue.

@@ -505,7 +505,7 @@ impl Reactor {
             let usage = self.outputs.store.usage();
             return format!(
                 "limited: storage: the output store has {} of at most {} bytes, and {} of this run's outputs ({} bytes) wait on their \
-                 workers; nothing is lost: give the scheduler more with --store-limit, or cancel the run",
+                 workers; nothing is lost: give the scheduler more (--store-limit, or scheduler_storage of a Kubernetes target), or cancel the run",
                 usage.bytes, usage.limit, of_run.waiting, of_run.waiting_bytes
             );
         }

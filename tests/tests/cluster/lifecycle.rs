@@ -95,7 +95,8 @@ fn the_tutorials_manifest() {
         .expect(0)
         .says(&["scalable-worker-"]);
     run.signal(Signal::SIGINT);
-    run.wait_within(LONG).calm().expect(130);
+    // It had no work left to cancel.
+    run.wait_within(LONG).calm().expect(0);
     ground.nothing_is_left();
 }
 

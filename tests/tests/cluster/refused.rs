@@ -51,7 +51,7 @@ fn a_scheduler_whose_image_never_comes() {
 fn a_program_that_the_image_does_not_have() {
     let Some(ground) = Ground::new("program") else { return };
     ground.manifest("", "tasks:\n  absent: { cpus: 0.1, command: [/opt/demeter/run] }\n");
-    ground.run_to_end(&[]).expect(1).says(&["absent", "/opt/demeter/run", "No such file"]);
+    ground.run_to_end(&[]).expect(1).says(&["absent", "/opt/demeter/run", "was not found"]);
     ground.nothing_is_left();
 }
 

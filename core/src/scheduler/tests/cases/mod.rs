@@ -1317,6 +1317,28 @@ fn the_same_key_is_the_same_run_also_after_its_end_until_it_is_forgotten() {
 }
 
 #[test]
+fn what_no_pool_can_ever_hold_is_refused() {
+    check(
+        "what no pool can ever hold is refused",
+        r#"
+        > submit a:1 cpus=64
+        > cancel run
+        a[0] cancelled
+        run r Cancelled
+        > forget
+        > pool k8s comp=model
+        > submit a:1 comp=model cpus=2
+        refused E_NO_POOL_FITS: a task of 'a' needs 2 cpus, and a worker of pool 'k8s', the largest that serves component 'model', has 1 cpu
+        > submit a:1 comp=mudel
+        refused E_NO_POOL_FITS: no pool serves component 'mudel', for which 'a' asks; there are: 'k8s'
+        > join w1 cpus=2 comp=mudel
+        > submit a:1 comp=mudel cpus=2
+        w1 <- a[0]#1
+        "#,
+    );
+}
+
+#[test]
 fn explain_nothing_serves_the_component() {
     check(
         "explain: nothing serves the component",

@@ -425,7 +425,10 @@ impl Sim {
     }
 
     fn say_pool(&mut self) -> Result<(), String> {
-        let capacity = Resources { milli_cpus: 4_000, memory_bytes: 4 << 30, gpus: 1, ..Resources::default() };
+        // Large enough for every task: what none can hold is refused, and cases show that.
+        let scratch = self.machine.names_mut().intern(SCRATCH).ok_or("too many names")?;
+        let mut capacity = Resources { milli_cpus: 8_000, memory_bytes: u64::MAX, gpus: 4, ..Resources::default() };
+        capacity.custom.push((scratch, 4));
         let pool = Input::Pool {
             pool: "p".to_owned(),
             components: vec!["*".to_owned()],
