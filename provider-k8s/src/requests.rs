@@ -271,5 +271,7 @@ pub async fn warning_of(events: &Api<Event>, uid: &str) -> Result<Option<Event>,
         let last = event.last_timestamp.as_ref().map(|time| time.0);
         series.or(last).or(event.event_time.as_ref().map(|time| time.0))
     };
-    Ok(events.list(&parameters).await?.items.into_iter().max_by_key(at))
+    // What these begin to say ("Error: ErrImagePull") the status of the container says in full.
+    let of_status = |event: &Event| matches!(event.reason.as_deref(), Some("Failed" | "BackOff"));
+    Ok(events.list(&parameters).await?.items.into_iter().filter(|event| !of_status(event)).max_by_key(at))
 }

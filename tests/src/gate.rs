@@ -1,6 +1,6 @@
 //! Something that tasks on other machines wait for: an address that refuses until the test opens it, and remembers who asked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ pub struct Gate {
 #[derive(Debug, Default)]
 struct State {
     open: BTreeSet<String>,
-    asked: Vec<String>,
+    asked: BTreeMap<String, u32>,
 }
 
 impl Gate {
@@ -49,7 +49,13 @@ impl Gate {
     /// The distinct paths asked for so far that begin with `prefix`, without it.
     pub fn asked(&self, prefix: &str) -> BTreeSet<String> {
         let state = self.state.lock().unwrap();
-        state.asked.iter().filter_map(|path| path.strip_prefix(prefix)).map(str::to_owned).collect()
+        state.asked.keys().filter_map(|path| path.strip_prefix(prefix)).map(str::to_owned).collect()
+    }
+
+    /// How often that path of those which begin with `prefix` was asked for that was asked for most.
+    pub fn most_asked(&self, prefix: &str) -> u32 {
+        let state = self.state.lock().unwrap();
+        state.asked.iter().filter(|(path, _)| path.starts_with(prefix)).map(|(_, times)| *times).max().unwrap_or(0)
     }
 }
 
@@ -70,9 +76,7 @@ fn answer(stream: TcpStream, state: &Mutex<State>) {
     let open = {
         let mut state = state.lock().unwrap();
         let open = state.open.contains(&path);
-        if !state.asked.contains(&path) {
-            state.asked.push(path);
-        }
+        *state.asked.entry(path).or_default() += 1;
         open
     };
     let status = if open { "200 OK" } else { "503 Closed" };
