@@ -6,6 +6,7 @@ mod access;
 mod actor;
 pub mod bucket;
 pub mod failure;
+mod fate;
 mod forward;
 mod launch;
 pub mod names;
@@ -22,8 +23,9 @@ pub mod status;
 mod view;
 
 pub use access::{Access, Connection};
+pub use fate::{Fate, fate, namespace_end};
 pub use forward::Forward;
-pub use launch::{KubernetesLauncher, Progress, Run, Scheduler, attach, destroy, find, left, list};
+pub use launch::{KubernetesLauncher, Progress, Run, Scheduler, attach, destroy, find, left, list, workers};
 pub use objects::{Launch, Probe};
 pub use preflight::Preflight;
 pub use provider::{KubernetesProvider, Limits, ProviderOptions, WorkerPod, Workers};

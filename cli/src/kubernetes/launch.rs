@@ -42,6 +42,8 @@ pub fn plan(
     let mut launch = Launch {
         cluster_id: cluster_id.clone(),
         run: run.to_owned(),
+        project: workflow.project(),
+        target: workflow.target(),
         namespace: namespace.to_owned(),
         scheduler_image: scheduler_image.clone(),
         scheduler_command: None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::Client as Api;
 use scalable::Client;
 use scalable_provider_k8s::objects::{HTTP_PORT, OBJECT_PORT, PORT};
-use scalable_provider_k8s::{Forward, Run, Scheduler};
+use scalable_provider_k8s::{Fate, Forward, Run, Scheduler, fate, namespace_end};
 use scalable_tls::file;
 
 use super::KubernetesRecord;
@@ -16,6 +16,11 @@ use crate::exit::Failure;
 
 /// How long the forwarded ports may take to carry a session.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether there is a scheduler.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long a scheduler that cannot be looked at may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// A session with a scheduler in a pod. Its ports end with it.
 pub struct Live {
@@ -73,9 +78,28 @@ impl Live {
         Ok(Live { client, connection, http, scheduler, _ports: ports })
     }
 
-    /// Why the scheduler is gone, where Kubernetes knows.
+    /// Why the scheduler is gone, where Kubernetes says so.
     pub async fn why_gone(&self) -> Option<String> {
-        self.scheduler.ended().await.ok().flatten()
+        match self.scheduler.fate().await {
+            Ok(Fate::Over(words)) => Some(words),
+            // The right to look may have been taken away and nothing else; whether the scheduler is there, its session knows.
+            Ok(Fate::Hidden(words)) => match tokio::time::timeout(ANSWER_WITHIN, self.client.list_runs()).await {
+                Ok(Ok(_)) => None,
+                _ => Some(format!("it does not answer, and Kubernetes does not say why: {words}")),
+            },
+            // Without an answer nothing is known.
+            Ok(Fate::Ready(_) | Fate::Waiting(_)) | Err(_) => None,
+        }
+    }
+
+    /// Comes when the scheduler is gone, with the reason.
+    pub async fn gone(&self) -> Failure {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if let Some(why) = self.why_gone().await {
+                return Failure::infrastructure(why);
+            }
+        }
     }
 }
 
@@ -91,11 +115,46 @@ fn text(secret: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<String, Failur
 /// When it is not, or does not answer; with how it ended, where that is still known.
 pub async fn attach(at: &KubernetesRecord, run: &str) -> Result<Live, Failure> {
     let api = at.access().connect().await?.client;
-    let found = find(&api, at).await?.ok_or_else(|| {
-        Failure::infrastructure(format!("nothing of {run} is left in namespace {}", at.namespace))
-            .help("what has ended is kept there for some minutes only; `scalable report` reads what came of it")
-    })?;
-    Live::open(scalable_provider_k8s::attach(&api, found).await?).await
+    let found = match find(&api, at).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Err(nothing_left(&api, at, run).await),
+        // Who may not look at the runs of a namespace that is going learns that it is.
+        Err(failure) => match namespace_end(&api, &at.namespace).await {
+            Some(end) => return Err(Failure { message: format!("{end}; {}", failure.message), ..failure }),
+            None => return Err(failure),
+        },
+    };
+    open(&api, found).await
+}
+
+/// A session with the scheduler of this run.
+///
+/// # Errors
+/// When it is over, or does not answer.
+pub async fn open(api: &Api, run: Run) -> Result<Live, Failure> {
+    let name = run.run.clone();
+    match fate(api, &run).await? {
+        Fate::Ready(_) => Live::open(scalable_provider_k8s::attach(api, run).await?).await,
+        Fate::Over(words) => Err(lost(&name, &words)),
+        Fate::Hidden(words) => Err(Failure::infrastructure(format!("{name} cannot be looked at: {words}"))),
+        Fate::Waiting(waiting) => {
+            let words = waiting.map_or_else(String::new, |(reason, message)| format!(": {reason}: {message}"));
+            Err(Failure::infrastructure(format!("the scheduler of {name} is not up{words}"))
+                .help(format!("try again in a moment; `scalable down {name}` gives it up")))
+        }
+    }
+}
+
+async fn nothing_left(api: &Api, at: &KubernetesRecord, run: &str) -> Failure {
+    let end = namespace_end(api, &at.namespace).await;
+    let why = end.map(|end| format!(": {end}")).unwrap_or_default();
+    Failure::infrastructure(format!("nothing of {run} is left in namespace {}{why}", at.namespace))
+        .help("what has ended is kept there for some minutes only; `scalable report` reads what came of it")
+}
+
+/// What a run is said to be whose scheduler is over before anybody has fetched what came of it.
+pub fn lost(run: &str, why: &str) -> Failure {
+    Failure::infrastructure(format!("{run} is lost, because its scheduler is gone: {why}"))
 }
 
 async fn find(api: &Api, at: &KubernetesRecord) -> Result<Option<Run>, Failure> {
