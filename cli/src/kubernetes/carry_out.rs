@@ -1,12 +1,14 @@
 //! Carrying a run out on Kubernetes: checks first, then one Job that owns everything, the submit, watching, fetching what came of
 //! it, and taking everything down again.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use scalable_manifest::KubernetesOptions;
 use scalable_proto::v1;
-use scalable_provider_k8s::{Access, KubernetesLauncher, Progress};
+use scalable_provider_k8s::{Access, KubernetesLauncher, Progress, Run};
 
-use super::reach::{Live, destroy_run};
+use super::reach::{Live, destroy, destroy_run};
 use super::{KubernetesRecord, launch};
 use crate::carry_out::{Job, detached, with_more};
 use crate::cluster;
@@ -39,7 +41,9 @@ pub async fn carry_out(
     let access = Access { kubeconfig: named.kubeconfig.clone(), context: named.context.clone().or(options.context.clone()) };
     let connection = access.connect().await?;
     let namespace = options.namespace.clone().unwrap_or_else(|| connection.namespace.clone());
-    let planned = launch::plan(job.workflow, options, image, &directory.name, &namespace, job.idle_ttl.as_secs())?;
+    let results_ttl = Duration::from_millis(options.results_ttl_ms);
+    let idle_ttl = if submission.spec.groups.is_empty() { job.idle_ttl } else { idle_ttl(job.idle_ttl, results_ttl) };
+    let planned = launch::plan(job.workflow, options, image, &directory.name, &namespace, idle_ttl.as_secs())?;
     let cluster_id = planned.cluster_id.clone();
     let at = KubernetesRecord { namespace, cluster_id, kubeconfig: access.kubeconfig, context: access.context };
     let launcher = KubernetesLauncher { client: connection.client.clone(), launch: planned };
@@ -70,17 +74,25 @@ pub async fn carry_out(
             }
         }
     };
+    let run = scheduler.run.clone();
     let outcome = match signals.unless(Live::open(scheduler)).await {
         Ok(live) => with_scheduler(context, job, directory, record, &live, submission, &mut signals).await,
         Err(failure) => Err(failure),
     };
     match outcome {
-        Ok(outcome) => conclude(context, &at, directory, outcome).await,
+        Ok(outcome) => conclude(context, &at, &run, directory, outcome).await,
         Err(failure) => {
             let left = destroy_run(context, &at, &directory.name).await;
             Err(with_more(failure, left.err()))
         }
     }
+}
+
+/// How long the scheduler of a run with tasks waits without a run, where the command line says `asked`: until the submit comes, should the
+/// command line die before, and no longer than results would be kept when the run is over.
+fn idle_ttl(asked: Duration, results_ttl: Duration) -> Duration {
+    let most = results_ttl.clamp(Duration::from_secs(60), Duration::from_secs(30 * 60));
+    if asked.is_zero() { most } else { asked.min(most) }
 }
 
 /// Goes on with a run that is there, as the command line that began it would: watches it, fetches what came of it, takes everything down.
@@ -91,11 +103,17 @@ pub async fn carry_out(
 pub async fn go_on(context: &Context, at: &KubernetesRecord, directory: &RunDirectory, live: &Live) -> CommandResult {
     let mut signals = Signals::new()?;
     let outcome = finish(context, directory, live, true, &mut signals).await?;
-    conclude(context, at, directory, outcome).await
+    conclude(context, at, &live.scheduler.run, directory, outcome).await
 }
 
 /// What is left to do when watching has ended, and the exit code.
-async fn conclude(context: &Context, at: &KubernetesRecord, directory: &RunDirectory, outcome: Outcome) -> CommandResult {
+async fn conclude(
+    context: &Context,
+    at: &KubernetesRecord,
+    run: &Run,
+    directory: &RunDirectory,
+    outcome: Outcome,
+) -> CommandResult {
     match outcome {
         Outcome::GoesOn => detached(context, directory),
         Outcome::Over(exit_code) => {
@@ -103,11 +121,11 @@ async fn conclude(context: &Context, at: &KubernetesRecord, directory: &RunDirec
             let known = directory.record()?;
             let finished_at = Some(Timestamp::now().to_string());
             directory.write_record(&RunRecord { status: status.to_owned(), finished_at, http: None, ..known })?;
-            take_down(context, at, directory).await;
+            take_down(context, at, run).await;
             Ok(exit_code)
         }
         Outcome::Ended(ended) => {
-            take_down(context, at, directory).await;
+            take_down(context, at, run).await;
             finish_watching(context, directory, ended)
         }
         Outcome::Left(failure) => {
@@ -117,7 +135,7 @@ async fn conclude(context: &Context, at: &KubernetesRecord, directory: &RunDirec
         }
         Outcome::Lost(why) => {
             let failure = note_lost(directory, &why)?;
-            take_down(context, at, directory).await;
+            take_down(context, at, run).await;
             Err(failure)
         }
     }
@@ -172,8 +190,8 @@ fn count_files(directory: &std::path::Path) -> u64 {
 
 /// Takes a run down that is over, with everything that came of it on this machine. What is left then, such as a pod on a node that is not
 /// reached, is named and changes nothing about how the run ended.
-async fn take_down(context: &Context, at: &KubernetesRecord, directory: &RunDirectory) {
-    if let Err(left) = destroy_run(context, at, &directory.name).await {
+async fn take_down(context: &Context, at: &KubernetesRecord, run: &Run) {
+    if let Err(left) = destroy(context, at, run).await {
         context.ui.warn(left.message);
         if let Some(help) = left.help {
             context.ui.say(help);
@@ -323,6 +341,15 @@ async fn finish(
 mod tests {
     use super::*;
     use crate::runs;
+
+    #[test]
+    fn a_scheduler_with_tasks_waits_for_the_submit_and_not_much_longer_than_results_are_kept() {
+        let seconds = |asked, results| idle_ttl(Duration::from_secs(asked), Duration::from_secs(results)).as_secs();
+        for (asked, results, expected) in [(1800, 86_400, 1800), (0, 86_400, 1800), (1800, 5, 60), (10, 5, 10), (1800, 600, 600)]
+        {
+            assert_eq!(seconds(asked, results), expected, "{asked} {results}");
+        }
+    }
 
     #[test]
     fn a_lost_run_says_why_and_what_is_here() {

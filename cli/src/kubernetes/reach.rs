@@ -41,7 +41,11 @@ impl Live {
     /// # Errors
     /// Why there is none, in the words of whoever refused.
     pub async fn open(scheduler: Scheduler) -> Result<Live, Failure> {
-        let secret = scheduler.credentials().await?;
+        let secret = scheduler.credentials().await.map_err(|error| {
+            let run = &scheduler.run.run;
+            let help = format!("whoever comes to a run now needs what is in it; `scalable down {run}` ends the run all the same");
+            Failure::from(error).help(help)
+        })?;
         let text = |name: &str| text(&secret, name);
         let forward = async |port: u16| {
             let made = scheduler.forward(port, 0).await;
@@ -171,4 +175,15 @@ pub async fn destroy_run(context: &Context, at: &KubernetesRecord, run: &str) ->
     scalable_provider_k8s::destroy(&api, &found).await?;
     context.ui.say(format!("nothing of {run} is left in namespace {}", at.namespace));
     Ok(true)
+}
+
+/// Takes this run down, and sees that nothing of it is left, also when somebody else has deleted its Job already.
+///
+/// # Errors
+/// What is left.
+pub async fn destroy(context: &Context, at: &KubernetesRecord, run: &Run) -> Result<(), Failure> {
+    let api = at.access().connect().await?.client;
+    scalable_provider_k8s::destroy(&api, run).await?;
+    context.ui.say(format!("nothing of {} is left in namespace {}", run.run, at.namespace));
+    Ok(())
 }
