@@ -121,3 +121,43 @@ fn element(which: &Which, group: &GroupRecord, element: &Element) -> Result<Opti
         found => Ok(found),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A run of which only the scheduler's counts are known.
+    fn elsewhere() -> Which {
+        let group = |name: &str, length| GroupRecord { name: name.to_owned(), length, parameters: Vec::new() };
+        let record = RunRecord {
+            kubernetes: Some(crate::kubernetes::KubernetesRecord::default()),
+            groups: vec![group("one", 1), group("many", 3)],
+            ..RunRecord::default()
+        };
+        let directory = RunDirectory { path: "/nowhere/r".into(), name: "r".to_owned() };
+        Which { directory, record, group: None, index: None }
+    }
+
+    #[test]
+    fn tasks_of_a_run_from_elsewhere_are_named_by_their_numbers() {
+        for (what, group, index) in [("one", "one", Some(0)), ("many", "many", None), ("r/many[2]", "many", Some(2))] {
+            let which = of_run(elsewhere(), what).unwrap();
+            assert_eq!((which.group.as_deref(), which.index), (Some(group), index), "{what}");
+        }
+        for (what, words) in [
+            ("many[n=1]", "cannot be looked up by their values"),
+            ("many[3]", "many has 3 tasks"),
+            ("other", "has no group \"other\""),
+        ] {
+            let failure = of_run(elsewhere(), what).unwrap_err();
+            assert!(failure.message.contains(words), "{what}: {}", failure.message);
+        }
+    }
+
+    #[test]
+    fn what_names_a_run_and_what_a_task() {
+        assert!(is_run("@last") && is_run("run-x") && !is_run("run-x/a") && !is_run("work[0]") && !is_run("work"));
+        assert_eq!((run_in("work[0]").unwrap(), run_in("r/work").unwrap()), (None, Some("r")));
+    }
+}

@@ -7,7 +7,7 @@ use crate::connect::{self, Found, Session, block_on, reach};
 use crate::drive::{End, Watched, drive};
 use crate::exit::{CommandResult, Failure};
 use crate::interrupt::Signals;
-use crate::kubernetes::{self, KubernetesRecord, Live};
+use crate::kubernetes::{self, KubernetesRecord, Live, Reached};
 use crate::records::RunRecord;
 use crate::runs::{self, RunDirectory};
 use crate::which;
@@ -33,9 +33,9 @@ pub fn run(context: &Context, args: &AttachArgs) -> CommandResult {
     }
     if let Some(at) = &which.record.kubernetes {
         return block_on(async {
-            match kubernetes::attach(at, &which.directory.name).await {
-                Ok(live) => watch_on_kubernetes(context, at, &which.directory, &live).await,
-                Err(failure) => Err(failure),
+            match kubernetes::look_for(at, &which.directory.name).await? {
+                Reached::Live(live) => watch_on_kubernetes(context, at, &which.directory, &live).await,
+                Reached::Lost(why) => Err(kubernetes::lost(&which.directory, &why)),
             }
         });
     }

@@ -176,7 +176,10 @@ async fn all(context: &Context, args: &DownArgs) -> CommandResult {
 /// Asks whether these runs may go; without a terminal that has to be said beforehand.
 fn may_go(context: &Context, runs: &[Run], namespace: &str) -> Result<bool, Failure> {
     let names = runs.iter().map(|run| run.run.as_str()).collect::<Vec<_>>().join(", ");
-    let what = format!("{} runs in namespace {namespace}: {names}", runs.len());
+    let what = match runs.len() {
+        1 => format!("one run in namespace {namespace}: {names}"),
+        several => format!("{several} runs in namespace {namespace}: {names}"),
+    };
     if !(context.ui.stderr_is_terminal && io::stdin().is_terminal()) {
         return Err(Failure::usage(format!("--all takes down {what}")).help("say --yes if that is meant"));
     }

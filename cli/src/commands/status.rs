@@ -19,11 +19,11 @@ use crate::which::Which;
 
 /// Shows the state.
 pub fn run(context: &Context, args: &StatusArgs) -> CommandResult {
-    if args.all {
-        return all(context);
-    }
     if args.elsewhere.is_given() && args.run.is_none() {
         return block_on(there(context, args));
+    }
+    if args.all {
+        return all(context);
     }
     let wanted = args.run.as_deref().unwrap_or("@last");
     if let Some(place) = connect::asked_for(&args.scheduler, &context.runs_dir)?.filter(|_| !args.elsewhere.is_given()) {

@@ -82,7 +82,7 @@ pub async fn carry_out(
     match outcome {
         Ok(outcome) => conclude(context, &at, &run, directory, outcome).await,
         Err(failure) => {
-            let left = destroy_run(context, &at, &directory.name).await;
+            let left = destroy(context, &at, &run).await;
             Err(with_more(failure, left.err()))
         }
     }

@@ -8,7 +8,7 @@ mod reach;
 pub use carry_out::{carry_out, go_on, lost};
 pub use elsewhere::{Namespace, Seen, directory_here};
 pub use launch::scheduler_image;
-pub use reach::{Live, attach, destroy_run, open};
+pub use reach::{Live, Reached, attach, destroy_run, look_for, open};
 
 use std::path::PathBuf;
 

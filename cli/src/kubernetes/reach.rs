@@ -113,11 +113,30 @@ fn text(secret: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<String, Failur
     Ok(text.map_err(|_| Failure::infrastructure(format!("{name} in the run's Secret is no text")))?.trim_end().to_owned())
 }
 
+/// What is found of a run.
+pub enum Reached {
+    /// Its scheduler.
+    Live(Box<Live>),
+    /// Its scheduler is over; why.
+    Lost(String),
+}
+
 /// A session with the scheduler of a run that is there.
 ///
 /// # Errors
 /// When it is not, or does not answer; with how it ended, where that is still known.
 pub async fn attach(at: &KubernetesRecord, run: &str) -> Result<Live, Failure> {
+    match look_for(at, run).await? {
+        Reached::Live(live) => Ok(*live),
+        Reached::Lost(why) => Err(lost(run, &why)),
+    }
+}
+
+/// As [`attach`], for whoever has more to say of a run that is lost.
+///
+/// # Errors
+/// When it is not there any more, or does not answer.
+pub async fn look_for(at: &KubernetesRecord, run: &str) -> Result<Reached, Failure> {
     let api = at.access().connect().await?.client;
     let found = match find(&api, at).await {
         Ok(Some(found)) => found,
@@ -128,7 +147,7 @@ pub async fn attach(at: &KubernetesRecord, run: &str) -> Result<Live, Failure> {
             None => return Err(failure),
         },
     };
-    open(&api, found).await
+    reached(&api, found).await
 }
 
 /// A session with the scheduler of this run.
@@ -137,9 +156,17 @@ pub async fn attach(at: &KubernetesRecord, run: &str) -> Result<Live, Failure> {
 /// When it is over, or does not answer.
 pub async fn open(api: &Api, run: Run) -> Result<Live, Failure> {
     let name = run.run.clone();
+    match reached(api, run).await? {
+        Reached::Live(live) => Ok(*live),
+        Reached::Lost(why) => Err(lost(&name, &why)),
+    }
+}
+
+async fn reached(api: &Api, run: Run) -> Result<Reached, Failure> {
+    let name = run.run.clone();
     match fate(api, &run).await? {
-        Fate::Ready(_) => Live::open(scalable_provider_k8s::attach(api, run).await?).await,
-        Fate::Over(words) => Err(lost(&name, &words)),
+        Fate::Ready(_) => Ok(Reached::Live(Box::new(Live::open(scalable_provider_k8s::attach(api, run).await?).await?))),
+        Fate::Over(words) => Ok(Reached::Lost(words)),
         Fate::Hidden(words) => Err(Failure::infrastructure(format!("{name} cannot be looked at: {words}"))),
         Fate::Waiting(waiting) => {
             let words = waiting.map_or_else(String::new, |(reason, message)| format!(": {reason}: {message}"));

@@ -106,6 +106,44 @@ fn all_runs_go_and_nothing_else() {
     elsewhere.scalable(&["down", "--all", "--yes"]).expect(0).says(&["there is no run"]);
 }
 
+/// What an administrator is given is all that it takes.
+#[test]
+fn the_printed_manifests_are_enough() {
+    let Some(ground) = Ground::without_rights("manifests") else { return };
+    ground.manifest("service_account: runs", "tasks:\n  work: { cpus: 0.1, command: [/bin/true] }\n");
+    ground.run_to_end(&[]).expect(3).says(&["you may not", "ask an administrator"]);
+    let arguments = ["k8s", "manifests", "-n", &ground.namespace, "--user", "scientist", "--service-account", "runs"];
+    ground.apply(&ground.sandbox.scalable(&arguments).expect(0).stdout);
+    let given = ground.ours();
+    ground.run_to_end(&[]).expect(0);
+    assert_eq!(ground.ours(), given);
+}
+
+#[test]
+fn logs_of_a_run_that_lives() {
+    let Some(ground) = Ground::new("logs") else { return };
+    let early = "  early:\n    cpus: 0.1\n    memory: 16Mi\n    foreach: { n: { range: [0, 2] } }\n    command: [/bin/sh, -c, 'echo early $0; exit $0', '{n}']\n";
+    ground.manifest("", &format!("{GATED}{early}"));
+    ground.run_to_end(&["--detach"]).expect(0);
+    let run = ground.last_run().name();
+    let elsewhere = Elsewhere::new(&ground);
+    until_within(LONG, "the logs of both tasks that have ended", || {
+        let logs = ground.sandbox.start("scalable", &["logs", "early"]).wait_within(LONG).calm();
+        (logs.stdout.contains("early 0") && logs.stdout.contains("early 1")).then_some(())
+    });
+    elsewhere.scalable(&["logs", "early[0]", "--stream", "stdout"]).expect(0).says(&["early 0"]);
+    let failed = elsewhere.scalable(&["logs", "--failed", "--run", &run]).expect(0);
+    assert!(failed.stdout.contains("early 1") && !failed.stdout.contains("early 0"), "{}", failed.stdout);
+    elsewhere.scalable(&["logs", "work[0]"]).expect(0).says(&["when its attempt has ended"]);
+
+    let followed = ground.sandbox.start("scalable", &["logs", "-f"]);
+    until_within(LONG, "what is there already", || followed.stdout().contains("early 1").then_some(()));
+    let attached = elsewhere.start(&["attach", &run]);
+    ground.open_gate("gate", attached).expect(1);
+    ground.nothing_is_left();
+    drop(followed);
+}
+
 /// Nobody comes back for what came of it: the scheduler gives it up by itself, and the Job takes everything with it later.
 #[test]
 fn results_that_nobody_fetches_are_given_up() {

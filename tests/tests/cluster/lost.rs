@@ -46,7 +46,11 @@ fn nobody_watches_when_the_scheduler_is_lost() {
         let conditions = jobs["items"][0]["status"]["conditions"].as_array().cloned().unwrap_or_default();
         conditions.iter().any(|condition| condition["type"] == "Failed" && condition["status"] == "True").then_some(())
     });
-    ground.sandbox.scalable(&["attach"]).expect(3).says(&["is lost, because its scheduler is gone", "BackoffLimitExceeded"]);
+    ground.sandbox.scalable(&["attach"]).expect(3).says(&[
+        "is lost, because its scheduler is gone",
+        "BackoffLimitExceeded",
+        "none of them are on this machine",
+    ]);
     let listed = ground.sandbox.scalable(&["status", "--namespace", &ground.namespace]).expect(0);
     listed.says(&[&name, "lost", "BackoffLimitExceeded"]);
     ground.sandbox.start("scalable", &["down", &name]).wait_within(LONG).calm().expect(0);
