@@ -71,6 +71,8 @@ pub enum Command {
     Shell(ShellArgs),
     /// Stop the scheduler and the workers of a run
     Down(DownArgs),
+    /// What an administrator of Kubernetes is asked for
+    K8s(K8sArgs),
     /// Print a completion script
     Completions(CompletionsArgs),
     /// Print the version
@@ -374,6 +376,33 @@ pub struct DownArgs {
     /// Do not ask before every run is taken down
     #[arg(long, requires = "all")]
     pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct K8sArgs {
+    #[command(subcommand)]
+    pub command: K8sCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum K8sCommand {
+    /// Print the Role that whoever starts runs needs, and NetworkPolicies, for `kubectl apply -f -`
+    Manifests(ManifestsArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ManifestsArgs {
+    /// For this namespace; else that of the kubeconfig's context
+    #[arg(short = 'n', long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    #[command(flatten)]
+    pub cluster: KubernetesArgs,
+    /// Give the Role to this user
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// A service account for schedulers, which a target names as `service_account`: then users need no right to make accounts and Roles
+    #[arg(long, value_name = "NAME")]
+    pub service_account: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ mod fate;
 mod forward;
 mod launch;
 pub mod names;
+pub mod network;
 pub mod objects;
 pub mod patch;
 pub mod plan;
