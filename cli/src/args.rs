@@ -71,6 +71,8 @@ pub enum Command {
     Shell(ShellArgs),
     /// Stop the scheduler and the workers of a run
     Down(DownArgs),
+    /// What an administrator of Kubernetes is asked for
+    K8s(K8sArgs),
     /// Print a completion script
     Completions(CompletionsArgs),
     /// Print the version
@@ -167,6 +169,23 @@ pub struct KubernetesArgs {
     pub context: Option<String>,
 }
 
+/// Runs on Kubernetes that are found in their namespace, whatever directory or machine they were started from.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ElsewhereArgs {
+    /// Find the run in this namespace of Kubernetes, wherever it was started; with --kubeconfig or --context alone: the context's namespace
+    #[arg(short = 'n', long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    #[command(flatten)]
+    pub cluster: KubernetesArgs,
+}
+
+impl ElsewhereArgs {
+    /// Something of it was given.
+    pub fn is_given(&self) -> bool {
+        self.namespace.is_some() || self.cluster.kubeconfig.is_some() || self.cluster.context.is_some()
+    }
+}
+
 /// A scheduler that runs already.
 #[derive(Clone, Debug, Args)]
 pub struct SchedulerArgs {
@@ -219,11 +238,12 @@ pub struct SubmitArgs {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// The run
-    #[arg(default_value = "@last")]
-    pub run: String,
+    /// The run; @last, or with --namespace a list of the runs that are there
+    pub run: Option<String>,
     #[command(flatten)]
     pub scheduler: SchedulerArgs,
+    #[command(flatten)]
+    pub elsewhere: ElsewhereArgs,
     /// List all runs
     #[arg(long, conflicts_with = "run")]
     pub all: bool,
@@ -248,6 +268,8 @@ pub struct LogsArgs {
     /// Which stream
     #[arg(long, value_enum, default_value = "both")]
     pub stream: StreamChoice,
+    #[command(flatten)]
+    pub elsewhere: ElsewhereArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -264,6 +286,8 @@ pub struct ExplainArgs {
     /// The run, where TASK does not name it
     #[arg(long, default_value = "@last")]
     pub run: String,
+    #[command(flatten)]
+    pub elsewhere: ElsewhereArgs,
 }
 
 #[derive(Debug, Args)]
@@ -274,6 +298,8 @@ pub struct CancelArgs {
     /// Written into the records
     #[arg(long, default_value = "cancelled by the user")]
     pub reason: String,
+    #[command(flatten)]
+    pub elsewhere: ElsewhereArgs,
 }
 
 #[derive(Debug, Args)]
@@ -293,6 +319,8 @@ pub struct AttachArgs {
     /// The run
     #[arg(default_value = "@last")]
     pub run: String,
+    #[command(flatten)]
+    pub elsewhere: ElsewhereArgs,
 }
 
 #[derive(Debug, Args)]
@@ -340,6 +368,41 @@ pub struct DownArgs {
     /// The run
     #[arg(default_value = "@last")]
     pub run: String,
+    #[command(flatten)]
+    pub elsewhere: ElsewhereArgs,
+    /// Every run in the namespace
+    #[arg(long, conflicts_with = "run")]
+    pub all: bool,
+    /// Do not ask before every run is taken down
+    #[arg(long, requires = "all")]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct K8sArgs {
+    #[command(subcommand)]
+    pub command: K8sCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum K8sCommand {
+    /// Print the Role that whoever starts runs needs, and NetworkPolicies, for `kubectl apply -f -`
+    Manifests(ManifestsArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ManifestsArgs {
+    /// For this namespace; else that of the kubeconfig's context
+    #[arg(short = 'n', long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    #[command(flatten)]
+    pub cluster: KubernetesArgs,
+    /// Give the Role to this user
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// A service account for schedulers, which a target names as `service_account`: then users need no right to make accounts and Roles
+    #[arg(long, value_name = "NAME")]
+    pub service_account: Option<String>,
 }
 
 #[derive(Debug, Args)]

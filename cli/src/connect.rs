@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use scalable::{Client, Connection};
 
-use crate::args::SchedulerArgs;
+use crate::args::{ElsewhereArgs, SchedulerArgs};
+use crate::commands::Context;
 use crate::exit::Failure;
-use crate::kubernetes;
+use crate::kubernetes::{self, Namespace};
 use crate::records::RunRecord;
 use crate::runs::{self, RunDirectory};
+use crate::which::{self, Which};
 
 /// Runs an async command on a runtime of one thread.
 ///
@@ -118,6 +120,43 @@ pub enum Found {
     Live(Session),
     /// It is over, or its scheduler does not answer; then with the reason.
     Records(Option<scalable::Error>),
+}
+
+/// What was typed, as a run with what was named of it, and its scheduler: from the run's directory here, or, where the options say so, from
+/// a namespace of Kubernetes.
+///
+/// # Errors
+/// When there is no such run, group or element; when the scheduler does not accept this client; on Kubernetes when it is not there.
+pub async fn named(
+    context: &Context,
+    elsewhere: &ElsewhereArgs,
+    run: &str,
+    what: Option<&str>,
+) -> Result<(Which, Found), Failure> {
+    let Some(namespace) = Namespace::of(elsewhere).await? else {
+        let which = match what {
+            Some(what) => which::any(&context.runs_dir, run, what)?,
+            None => which::run(&context.runs_dir, run)?,
+        };
+        let found = reach(&which.record).await?;
+        return Ok((which, found));
+    };
+    let (found, what) = namespace.find(run, what).await?;
+    let live = kubernetes::open(namespace.api(), found.clone()).await?;
+    let progress = live.client.list_runs().await?.into_iter().find(|progress| progress.run == found.run);
+    let run = match kubernetes::directory_here(&context.runs_dir, &found) {
+        Some((directory, record)) => Which { directory, record, group: None, index: None },
+        None => {
+            let path = runs::absolute(&context.runs_dir)?.join(&found.run);
+            let record = namespace.record(&found, progress.as_ref());
+            Which { directory: RunDirectory { path, name: found.run.clone() }, record, group: None, index: None }
+        }
+    };
+    let which = match what {
+        Some(what) => which::of_run(run, what)?,
+        None => run,
+    };
+    Ok((which, Found::Live(Session::Forwarded(Box::new(live)))))
 }
 
 /// Connects to the scheduler of a run that lives.

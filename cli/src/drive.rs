@@ -85,6 +85,20 @@ impl Ended {
 /// # Errors
 /// When the scheduler does not know the run or does not answer at all.
 pub async fn drive(watched: &Watched<'_>, signals: &mut Signals) -> Result<Ended, Failure> {
+    drive_until(watched, signals, std::future::pending()).await
+}
+
+/// As [`drive`], and ends also when somebody else comes to know that the scheduler is `gone`: a connection that is silent is given up much
+/// later.
+///
+/// # Errors
+/// As [`drive`].
+pub async fn drive_until(
+    watched: &Watched<'_>,
+    signals: &mut Signals,
+    gone: impl Future<Output = Failure>,
+) -> Result<Ended, Failure> {
+    tokio::pin!(gone);
     let mut events = watched.client.watch(watched.run).await?;
     let terminal = watched.ui.stderr_is_terminal && std::io::IsTerminal::is_terminal(&std::io::stdin());
     let mut driver = Driver {
@@ -103,6 +117,7 @@ pub async fn drive(watched: &Watched<'_>, signals: &mut Signals) -> Result<Ended
             told = signals.next() => driver.signal(told).await,
             key = key(driver.keys.as_ref()), if driver.keys.is_some() => driver.key(key).await,
             status = exited(watched.scheduler) => Some(End::Lost(driver.scheduler_ended(status))),
+            failure = &mut gone => Some(End::Lost(failure)),
             _ = tick.tick() => driver.tick(),
         };
         if let Some(end) = step {

@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report::run(&context, args),
         Command::Shell(args) => commands::shell::run(&context, args),
         Command::Down(args) => commands::down::run(&context, args),
+        Command::K8s(args) => commands::k8s::run(&context, args),
         Command::Completions(args) => commands::completions::run(&context, args),
         Command::Version => commands::version::run(&context),
     };

@@ -54,6 +54,9 @@ pub struct RunRecord {
     pub fetched: bool,
     /// The scheduler has taken it: from then on its own word counts how it ended.
     pub submitted: bool,
+    /// Why its scheduler was lost before the run was over, and the run with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
     /// Where on Kubernetes it is, or was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<crate::kubernetes::KubernetesRecord>,
@@ -167,6 +170,11 @@ impl Parameters {
 }
 
 impl RunRecord {
+    /// True when it was begun from another directory or machine: what its elements' parameters are was written down only there.
+    pub fn is_from_elsewhere(&self) -> bool {
+        self.kubernetes.is_some() && self.source_manifest_path.is_empty()
+    }
+
     /// True when nothing more will happen.
     pub fn is_over(&self) -> bool {
         matches!(self.status.as_str(), "completed" | "failed" | "cancelled")

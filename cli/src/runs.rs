@@ -154,8 +154,9 @@ pub fn list(runs_dir: &Path) -> Result<Vec<(RunDirectory, RunRecord)>, Failure> 
 pub fn find(runs_dir: &Path, wanted: &str) -> Result<RunDirectory, Failure> {
     if wanted == "@last" {
         return list(runs_dir)?.into_iter().next().map(|(directory, _)| directory).ok_or_else(|| {
-            Failure::usage(format!("there is no run in {}", runs_dir.display()))
-                .help("start one with `scalable run`, or say with --runs-dir where the runs are")
+            Failure::usage(format!("there is no run in {}", runs_dir.display())).help(
+                "start one with `scalable run`, say with --runs-dir where the runs are, or with --namespace where on Kubernetes",
+            )
         });
     }
     if wanted.contains('/') && Path::new(wanted).join("run.json").is_file() {

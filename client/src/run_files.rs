@@ -95,8 +95,9 @@ impl Client {
         let mut after = String::new();
         // What says how the run ended comes when everything that it speaks of is there.
         let mut end = None;
+        let asked = Asked { run, logs: false, group: "" };
         loop {
-            let page = self.list_run_files(run, &after).await?;
+            let page = self.list_run_files(asked, &after).await?;
             if !page.complete {
                 return Err(refused(
                     "RUN_NOT_OVER",
@@ -119,23 +120,55 @@ impl Client {
                 if coming.len() >= AHEAD
                     && let Some(first) = coming.pop_front()
                 {
-                    self.arrive(run, &fetcher, first, &mut done, &mut progress).await?;
+                    self.arrive(asked, &fetcher, first, &mut done, &mut progress).await?;
                 }
                 let address = self.endpoint().store_address(&page.address);
-                coming.push_back(begin(&fetcher, file.clone(), previous, address, target)?);
+                coming.push_back(begin(asked, &fetcher, file.clone(), previous, address, target)?);
             }
             for left in coming {
-                self.arrive(run, &fetcher, left, &mut done, &mut progress).await?;
+                self.arrive(asked, &fetcher, left, &mut done, &mut progress).await?;
             }
             if !page.more {
                 break;
             }
         }
         if let Some((file, previous, address, target)) = end {
-            let last = begin(&fetcher, file, previous, self.endpoint().store_address(&address), target)?;
-            self.arrive(run, &fetcher, last, &mut done, &mut progress).await?;
+            let last = begin(asked, &fetcher, file, previous, self.endpoint().store_address(&address), target)?;
+            self.arrive(asked, &fetcher, last, &mut done, &mut progress).await?;
         }
         Ok(done)
+    }
+
+    /// Fetches the logs that are there of a run, which may live, into its directory `into`: those of attempts that have ended; of one group
+    /// where that is not empty. What is there already is not fetched again. True when the run is over: no more will come.
+    ///
+    /// # Errors
+    /// As [`Client::fetch_run`].
+    pub async fn fetch_logs(&self, run: &str, group: &str, into: &Path) -> Result<bool, Error> {
+        let options = FetcherOptions { connections_per_peer: 4, ..self.endpoint().fetcher_options(SegmentPool::new(0)) };
+        let fetcher = Fetcher::start(options).map_err(|error| disk(into, &error))?;
+        let asked = Asked { run, logs: true, group };
+        let (mut done, mut after) = (FetchedFiles::default(), String::new());
+        loop {
+            let page = self.list_run_files(asked, &after).await?;
+            let mut coming: VecDeque<Coming> = VecDeque::new();
+            for file in page.files {
+                let target = into.join(checked(&file.path)?);
+                let previous = std::mem::replace(&mut after, file.path.clone());
+                if coming.len() >= AHEAD
+                    && let Some(first) = coming.pop_front()
+                {
+                    self.arrive(asked, &fetcher, first, &mut done, &mut |_| {}).await?;
+                }
+                coming.push_back(begin(asked, &fetcher, file, previous, self.endpoint().store_address(&page.address), target)?);
+            }
+            for left in coming {
+                self.arrive(asked, &fetcher, left, &mut done, &mut |_| {}).await?;
+            }
+            if !page.more {
+                return Ok(page.complete);
+            }
+        }
     }
 
     /// Says that every file of the run is here: the scheduler may forget it.
@@ -149,8 +182,10 @@ impl Client {
     }
 
     /// Asks for a page of the list, and again while the scheduler reads the run's files for it.
-    async fn list_run_files(&self, run: &str, after: &str) -> Result<v1::ListRunFilesReply, Error> {
-        let request = v1::ListRunFilesRequest { run: run.to_owned(), after: after.to_owned(), limit: 1000 };
+    async fn list_run_files(&self, asked: Asked<'_>, after: &str) -> Result<v1::ListRunFilesReply, Error> {
+        let Asked { run, logs, group } = asked;
+        let (after, limit) = (after.to_owned(), 1000);
+        let request = v1::ListRunFilesRequest { run: run.to_owned(), after, limit, logs, group: group.to_owned() };
         let (mut tries, mut waits, asked_at) = (0, 0, Instant::now());
         loop {
             let asked = self.endpoint().request(request.clone());
@@ -184,7 +219,7 @@ impl Client {
     /// Waits for a file, asking for it again while that makes sense.
     async fn arrive(
         &self,
-        run: &str,
+        asked: Asked<'_>,
         fetcher: &Fetcher,
         mut coming: Coming,
         done: &mut FetchedFiles,
@@ -200,17 +235,17 @@ impl Client {
                 }
                 Err(FileError::Disk { path, error }) => return Err(disk(&path, &error)),
                 Err(error) if tries >= TRIES_MAX => {
-                    let message = format!("{} of run `{run}` could not be fetched: {error}", coming.file.path);
+                    let message = format!("{} of run `{}` could not be fetched: {error}", coming.file.path, asked.run);
                     return Err(refused("FILE_NOT_FETCHED", message, "try again: what has come so far is kept"));
                 }
                 Err(_) => {
                     tries += 1;
                     tokio::time::sleep(pause(tries)).await;
                     // The right to it may have expired, and the store have another address now.
-                    let page = self.list_run_files(run, &coming.after).await?;
+                    let page = self.list_run_files(asked, &coming.after).await?;
                     let file = page.files.into_iter().find(|file| file.path == coming.file.path).unwrap_or(coming.file);
                     let address = self.endpoint().store_address(&page.address);
-                    coming = begin(fetcher, file, coming.after, address, coming.target)?;
+                    coming = begin(asked, fetcher, file, coming.after, address, coming.target)?;
                 }
             }
         }
@@ -220,6 +255,14 @@ impl Client {
         progress(*done);
         Ok(())
     }
+}
+
+/// Which files are asked for.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    run: &'a str,
+    logs: bool,
+    group: &'a str,
 }
 
 /// A file on its way.
@@ -234,7 +277,14 @@ struct Coming {
     there_already: bool,
 }
 
-fn begin(fetcher: &Fetcher, file: v1::RunFile, after: String, address: &str, target: PathBuf) -> Result<Coming, Error> {
+fn begin(
+    asked: Asked<'_>,
+    fetcher: &Fetcher,
+    file: v1::RunFile,
+    after: String,
+    address: &str,
+    target: PathBuf,
+) -> Result<Coming, Error> {
     let bad = |what: &str| refused("BAD_LIST", format!("the scheduler lists {} {what}", file.path), "");
     let digest = Digest::from_slice(&file.digest).ok_or_else(|| bad("without a digest"))?;
     let right = file.capability.as_ref().and_then(|right| Capability::from_parts(right.expires_ms, &right.mac));
@@ -243,7 +293,11 @@ fn begin(fetcher: &Fetcher, file: v1::RunFile, after: String, address: &str, tar
         fs::create_dir_all(parent).map_err(|error| disk(parent, &error))?;
     }
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let part = target.with_file_name(format!(".{name}.part"));
+    let part = match asked.logs {
+        // Somebody else may be fetching the whole run to the same place.
+        true => target.with_file_name(format!(".{name}.{}.part", std::process::id())),
+        false => target.with_file_name(format!(".{name}.part")),
+    };
     if is_there(&target, file.size, digest).map_err(|error| disk(&target, &error))? {
         return Ok(Coming { file, after, target, part, fetch: None, there_already: true });
     }

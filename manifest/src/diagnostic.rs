@@ -162,7 +162,7 @@ pub(crate) fn show_names<'a>(names: impl IntoIterator<Item = &'a str>) -> String
 }
 
 /// "did you mean `retries`?" for a name that is close to one of the known.
-pub(crate) fn suggestion<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn suggestion<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     if name.len() > 64 {
         return None;
     }

@@ -31,7 +31,7 @@ mod task;
 mod units;
 mod yaml;
 
-pub use diagnostic::{At, DIAGNOSTICS_MAX, Diagnostic, Severity, report};
+pub use diagnostic::{At, DIAGNOSTICS_MAX, Diagnostic, Severity, report, suggestion};
 pub use kubernetes::{Clip, ComponentMount, KubernetesOptions, PodResources, PodSecurity, RunAs, SchedulerStorage, VolumeOption};
 pub use load::{LoadOptions, Loaded, load};
 pub use lower::{FileToStore, LowerOptions, Submission, lower};

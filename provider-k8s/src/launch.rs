@@ -4,25 +4,27 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Event, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams, Preconditions};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource};
 use scalable_provider::launch::LaunchError;
-use scalable_provider::{Boxed, Launcher, ReasonClass};
+use scalable_provider::{Boxed, Launcher};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::access::error_of;
 use crate::failure;
+use crate::fate::{self, Fate, fate, look, refused};
 use crate::forward::Forward;
-use crate::names::{CLUSTER_LABEL, ROLE_LABEL, RUN_LABEL};
-use crate::objects::{ALIAS, Launch, SCHEDULER_CONTAINER};
+use crate::names::{
+    CLUSTER_LABEL, PROJECT_ANNOTATION, ROLE_LABEL, RUN_ANNOTATION, RUN_LABEL, SCHEDULER_PREFIX, TARGET_ANNOTATION,
+};
+use crate::objects::{ALIAS, Launch};
 use crate::preflight::{Preflight, preflight};
-use crate::requests::warning_of;
 use crate::settings::Root;
-use crate::status::{self, Phase};
 
 /// How often it is looked whether the scheduler is ready: at first, and later.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
@@ -32,8 +34,6 @@ const LOOK_CLOSELY: Duration = Duration::from_secs(20);
 const GONE_MAX: Duration = Duration::from_secs(120);
 /// How long pods have to go by themselves before they are told to hurry.
 const GRACE: Duration = Duration::from_secs(3);
-/// What of the scheduler's log is shown when it does not start, lines.
-const LOG_LINES: i64 = 20;
 /// Longest silence of the API during a wait.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -60,8 +60,12 @@ pub struct Run {
     pub root: Root,
     /// Id of its cluster, as the label has it.
     pub cluster_id: String,
-    /// Its name, as the label has it.
+    /// Its name.
     pub run: String,
+    /// Its project; empty when the Job does not say it.
+    pub project: String,
+    /// Its target, as its manifest calls it; empty when the Job does not say it.
+    pub target: String,
     /// When it was made, RFC 3339.
     pub created_at: String,
     /// Its scheduler runs or starts; else how the Job ended.
@@ -188,11 +192,11 @@ impl KubernetesLauncher {
         tell(Progress::Doing("waiting for the scheduler".to_owned()));
         loop {
             match look(&self.client, &run).await {
-                Ok(Seen::Ready(pod)) => return Ok(Scheduler { run, pod, client: self.client.clone() }),
-                Ok(Seen::Over(message)) => {
+                Ok(Fate::Ready(pod)) => return Ok(Scheduler { run, pod, client: self.client.clone() }),
+                Ok(Fate::Over(message) | Fate::Hidden(message)) => {
                     return Err(error_of(message, "see what Kubernetes says of the image, the namespace and its nodes"));
                 }
-                Ok(Seen::Waiting(waiting)) => {
+                Ok(Fate::Waiting(waiting)) => {
                     answered = Instant::now();
                     if waiting.is_some() && told != waiting {
                         told.clone_from(&waiting);
@@ -227,16 +231,12 @@ impl Scheduler {
         Forward::open(&self.client, &self.run.namespace, &self.pod, port, local).await
     }
 
-    /// How the scheduler is, when it is not known otherwise: `None` while it is up, else how it ended, in Kubernetes' words.
+    /// How the scheduler is, when it is not known otherwise.
     ///
     /// # Errors
     /// When the API does not answer.
-    pub async fn ended(&self) -> Result<Option<String>, LaunchError> {
-        match look(&self.client, &self.run).await {
-            Ok(Seen::Over(message)) => Ok(Some(message)),
-            Ok(_) => Ok(None),
-            Err(error) => Err(refused("look at the scheduler", &error)),
-        }
+    pub async fn fate(&self) -> Result<Fate, LaunchError> {
+        fate(&self.client, &self.run).await
     }
 
     /// The files of the scheduler's Secret, for whoever may read it.
@@ -251,96 +251,21 @@ impl Scheduler {
     }
 }
 
-/// How a scheduler is on its way.
-enum Seen {
-    Ready(String),
-    Waiting(Option<(String, String)>),
-    Over(String),
-}
-
-async fn look(client: &Client, run: &Run) -> Result<Seen, kube::Error> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &run.namespace);
-    let selector = format!("{CLUSTER_LABEL}={},{ROLE_LABEL}=scheduler", run.cluster_id);
-    let found = pods.list(&ListParams::default().labels(&selector)).await?;
-    let pod = found.items.into_iter().max_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0));
-    if let Some(pod) = &pod {
-        let name = pod.metadata.name.clone().unwrap_or_default();
-        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let ready = conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
-        match status::phase(pod, SCHEDULER_CONTAINER) {
-            _ if pod.metadata.deletion_timestamp.is_some() => {}
-            Phase::Ended(death) => {
-                return Ok(Seen::Over(format!(
-                    "the scheduler's pod {name} is over: {}{}",
-                    death.reason,
-                    log_tail(&pods, &name).await
-                )));
-            }
-            Phase::Running if ready => return Ok(Seen::Ready(name)),
-            Phase::Running => {
-                return Ok(Seen::Waiting(Some(("NotReady".to_owned(), format!("pod {name} does not answer its probe yet")))));
-            }
-            Phase::Starting(Some(wait)) if wait.class == ReasonClass::Never => {
-                return Ok(Seen::Over(format!("the scheduler's pod {name} cannot start: {}: {}", wait.reason, wait.message)));
-            }
-            Phase::Starting(Some(wait)) => return Ok(Seen::Waiting(Some((wait.reason, wait.message)))),
-            Phase::Starting(None) => {
-                let uid = pod.metadata.uid.clone().unwrap_or_default();
-                return Ok(Seen::Waiting(newest_warning(client, &run.namespace, &uid).await));
-            }
-        }
-    }
-    let jobs: Api<Job> = Api::namespaced(client.clone(), &run.namespace);
-    let Some(job) = jobs.get_opt(&run.root.name).await?.filter(|job| job.metadata.uid.as_ref() == Some(&run.root.uid)) else {
-        return Ok(Seen::Over(format!("job {} was deleted", run.root.name)));
-    };
-    match job_end(&job) {
-        Some(end) => Ok(Seen::Over(format!("job {} ended: {end}", run.root.name))),
-        None => Ok(Seen::Waiting(newest_warning(client, &run.namespace, &run.root.uid).await)),
-    }
-}
-
-/// How a Job ended, in Kubernetes' words.
-fn job_end(job: &Job) -> Option<String> {
-    let conditions = job.status.as_ref()?.conditions.iter().flatten();
-    let over = conditions.into_iter().find(|c| c.status == "True" && matches!(c.type_.as_str(), "Failed" | "Complete"))?;
-    let words = [over.reason.as_deref(), over.message.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(": ");
-    Some(if words.is_empty() { over.type_.clone() } else { format!("{}: {words}", over.type_) })
-}
-
-async fn newest_warning(client: &Client, namespace: &str, uid: &str) -> Option<(String, String)> {
-    let events: Api<Event> = Api::namespaced(client.clone(), namespace);
-    let newest = warning_of(&events, uid).await.ok()??;
-    Some((newest.reason.unwrap_or_default(), newest.message.unwrap_or_default()))
-}
-
-async fn log_tail(pods: &Api<Pod>, name: &str) -> String {
-    let parameters = LogParams {
-        container: Some(SCHEDULER_CONTAINER.to_owned()),
-        tail_lines: Some(LOG_LINES),
-        limit_bytes: Some(4000),
-        ..LogParams::default()
-    };
-    match tokio::time::timeout(Duration::from_secs(5), pods.logs(name, &parameters)).await {
-        Ok(Ok(text)) if !text.trim().is_empty() => format!("\n{}", text.trim_end()),
-        _ => String::new(),
-    }
-}
-
-fn refused(doing: &str, error: &kube::Error) -> LaunchError {
-    error_of(failure::classify(doing, error).message, "")
-}
-
 /// A Job as a run; nothing for one that is not ours.
 fn run_of(job: &Job) -> Option<Run> {
     let labels = job.metadata.labels.as_ref()?;
+    let said = |key: &str| job.metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)).cloned();
+    let name = job.metadata.name.clone().filter(|name| name.starts_with(SCHEDULER_PREFIX))?;
+    let label = labels.get(RUN_LABEL)?;
     Some(Run {
         namespace: job.metadata.namespace.clone()?,
-        root: Root { name: job.metadata.name.clone()?, uid: job.metadata.uid.clone()? },
+        root: Root { name, uid: job.metadata.uid.clone()? },
         cluster_id: labels.get(CLUSTER_LABEL)?.clone(),
-        run: labels.get(RUN_LABEL)?.clone(),
+        run: said(RUN_ANNOTATION).unwrap_or_else(|| label.clone()),
+        project: said(PROJECT_ANNOTATION).unwrap_or_default(),
+        target: said(TARGET_ANNOTATION).unwrap_or_default(),
         created_at: job.metadata.creation_timestamp.as_ref().map(|time| time.0.to_string()).unwrap_or_default(),
-        ended: job_end(job),
+        ended: fate::job_end(job),
     })
 }
 
@@ -366,15 +291,34 @@ pub async fn find(client: &Client, namespace: &str, is_meant: impl Fn(&Run) -> b
     Ok(list(client, namespace).await?.into_iter().rfind(is_meant))
 }
 
+/// How many worker pods run for each cluster of a namespace, by the clusters' ids as their labels have them.
+///
+/// # Errors
+/// When the pods may not be listed.
+pub async fn workers(client: &Client, namespace: &str) -> Result<BTreeMap<String, usize>, LaunchError> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let found = pods.list(&ListParams::default().labels(&format!("{CLUSTER_LABEL},{ROLE_LABEL}=worker"))).await;
+    let found = found.map_err(|error| refused(&format!("list the workers of namespace {namespace}"), &error))?;
+    let mut running = BTreeMap::new();
+    for pod in found.items {
+        let runs = pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"));
+        let Some(cluster) = pod.metadata.labels.as_ref().and_then(|labels| labels.get(CLUSTER_LABEL)) else { continue };
+        if runs && pod.metadata.deletion_timestamp.is_none() {
+            *running.entry(cluster.clone()).or_default() += 1;
+        }
+    }
+    Ok(running)
+}
+
 /// The scheduler of a run that is there already.
 ///
 /// # Errors
 /// When its scheduler is not up; then how it ended.
 pub async fn attach(client: &Client, run: Run) -> Result<Scheduler, LaunchError> {
-    match look(client, &run).await.map_err(|error| refused("look at the scheduler", &error))? {
-        Seen::Ready(pod) => Ok(Scheduler { run, pod, client: client.clone() }),
-        Seen::Over(message) => Err(error_of(message, "")),
-        Seen::Waiting(waiting) => {
+    match fate(client, &run).await? {
+        Fate::Ready(pod) => Ok(Scheduler { run, pod, client: client.clone() }),
+        Fate::Over(message) | Fate::Hidden(message) => Err(error_of(message, "")),
+        Fate::Waiting(waiting) => {
             let words = waiting.map_or_else(String::new, |(reason, message)| format!(": {reason}: {message}"));
             Err(error_of(format!("the scheduler of run `{}` is not up{words}", run.run), "try again in a moment"))
         }
@@ -411,7 +355,10 @@ pub async fn destroy(client: &Client, run: &Run) -> Result<(), LaunchError> {
                 let message = format!("not gone after {} s: {}", GONE_MAX.as_secs(), left.join(", "));
                 return Err(error_of(message, "a pod on a node that is not reached goes when the node is back or removed"));
             }
-            Err(error) if begun.elapsed() > GONE_MAX => return Err(refused("see what is left", &error)),
+            // Without the right to look nothing would be seen later either.
+            Err(error) if failure::code(&error) == 403 || begun.elapsed() > GONE_MAX => {
+                return Err(refused("see what is left", &error));
+            }
             _ => {}
         }
         if begun.elapsed() > GRACE {
@@ -421,7 +368,7 @@ pub async fn destroy(client: &Client, run: &Run) -> Result<(), LaunchError> {
     }
 }
 
-/// Everything that carries the run's label, in words.
+/// Everything of the run, in words: its Job, and what that owns.
 ///
 /// # Errors
 /// When something may not be listed.
@@ -443,7 +390,14 @@ where
 {
     let api: Api<K> = Api::namespaced(client.clone(), &run.namespace);
     let found = api.list_metadata(&ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", run.cluster_id))).await?;
-    Ok(found.items.into_iter().map(|object| format!("{what} {}", object.metadata.name.unwrap_or_default())).collect())
+    let ours = found.items.into_iter().filter(|object| belongs(&object.metadata, run));
+    Ok(ours.map(|object| format!("{what} {}", object.metadata.name.unwrap_or_default())).collect())
+}
+
+/// It is the run's Job, or that owns it. A label alone does not make anything ours.
+fn belongs(metadata: &ObjectMeta, run: &Run) -> bool {
+    metadata.uid.as_ref() == Some(&run.root.uid)
+        || metadata.owner_references.iter().flatten().any(|owner| owner.uid == run.root.uid)
 }
 
 /// Gives the pods that are left a second.
@@ -452,11 +406,15 @@ async fn hurry(client: &Client, run: &Run, hurried: &mut Vec<String>) {
     let selector = format!("{CLUSTER_LABEL}={}", run.cluster_id);
     let Ok(found) = pods.list_metadata(&ListParams::default().labels(&selector)).await else { return };
     for pod in found.items {
+        if !belongs(&pod.metadata, run) {
+            continue;
+        }
         let (Some(name), Some(uid)) = (pod.metadata.name, pod.metadata.uid) else { continue };
         if hurried.contains(&uid) {
             continue;
         }
-        if pods.delete(&name, &DeleteParams::default().grace_period(1)).await.is_ok() {
+        let this_one = Preconditions { uid: Some(uid.clone()), ..Preconditions::default() };
+        if pods.delete(&name, &DeleteParams::default().grace_period(1).preconditions(this_one)).await.is_ok() {
             hurried.push(uid);
         }
     }

@@ -17,6 +17,12 @@ pub const COMPONENT_LABEL: &str = "scalable.io/component";
 pub const ROLE_LABEL: &str = "scalable.io/role";
 /// Pool of a worker, as the run calls it.
 pub const POOL_ANNOTATION: &str = "scalable.io/pool";
+/// Name of a run in full: the label may be too short for it.
+pub const RUN_ANNOTATION: &str = "scalable.io/run";
+/// Project of a run.
+pub const PROJECT_ANNOTATION: &str = "scalable.io/project";
+/// Target of a run, as the manifest calls it.
+pub const TARGET_ANNOTATION: &str = "scalable.io/target";
 /// Position of a worker in its pool.
 pub const ORDINAL_ANNOTATION: &str = "scalable.io/ordinal";
 /// How many came before a worker at its position.
@@ -63,10 +69,12 @@ pub fn label_value(text: &str) -> String {
     format!("{made}-{}", digest(text, DIGEST_CHARS)).trim_start_matches('-').to_owned()
 }
 
+/// How the names of all root Jobs begin.
+pub const SCHEDULER_PREFIX: &str = "scalable-scheduler-";
+
 /// Name of the root Job and of the Service of a run: `scalable-scheduler-<run>`.
 pub fn scheduler(run: &str) -> String {
-    const PREFIX: &str = "scalable-scheduler-";
-    format!("{PREFIX}{}", dns_label(run, LABEL_MAX - PREFIX.len()))
+    format!("{SCHEDULER_PREFIX}{}", dns_label(run, LABEL_MAX - SCHEDULER_PREFIX.len()))
 }
 
 /// Name of a worker's pod: `scalable-worker-<component>-<cluster>-<ordinal>-<incarnation>`. The cluster is in it as five characters,

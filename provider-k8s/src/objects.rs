@@ -63,6 +63,10 @@ pub struct Launch {
     pub cluster_id: String,
     /// Name of the run.
     pub run: String,
+    /// Its project; the Job says it to whoever looks for the run from elsewhere.
+    pub project: String,
+    /// Its target, as the manifest calls it; as the project.
+    pub target: String,
     /// Where.
     pub namespace: String,
     /// The scheduler's image.
@@ -130,7 +134,14 @@ impl Launch {
     /// before [`Launch::start_patch`]: what the pod needs is owned by the Job and so made after it. Its deadline runs from the first.
     pub fn job(&self) -> Job {
         made(json!({
-            "metadata": { "name": self.name(), "namespace": self.namespace, "labels": self.labels() },
+            "metadata": {
+                "name": self.name(), "namespace": self.namespace, "labels": self.labels(),
+                "annotations": {
+                    names::RUN_ANNOTATION: self.run,
+                    names::PROJECT_ANNOTATION: self.project,
+                    names::TARGET_ANNOTATION: self.target,
+                },
+            },
             "spec": {
                 "completions": 1,
                 "parallelism": 0,

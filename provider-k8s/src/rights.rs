@@ -48,6 +48,9 @@ const USER: [Right; 9] = [
     for_account("rbac.authorization.k8s.io", "roles,rolebindings", &["create", "list"]),
 ];
 
+/// Name of the Role of whoever starts runs.
+pub const USER_ROLE: &str = "scalable-user";
+
 /// Questions that are asked at once.
 const AT_ONCE: usize = 16;
 
@@ -68,10 +71,21 @@ pub fn scheduler_rules(job: Option<&str>) -> Vec<PolicyRule> {
     SCHEDULER.iter().map(rule).collect()
 }
 
+/// What gives somebody the Role of [`manifests`], as text for `kubectl apply`.
+pub fn binding(namespace: &str, user: &str) -> String {
+    // A name may have any characters.
+    let user = serde_json::Value::from(user);
+    format!(
+        "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata:\n  name: {USER_ROLE}\n  namespace: {namespace}\n\
+         roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: Role\n  name: {USER_ROLE}\nsubjects:\n\
+         - apiGroup: rbac.authorization.k8s.io\n  kind: User\n  name: {user}\n"
+    )
+}
+
 /// The Role to ask an administrator for, as text for `kubectl apply`: for whoever starts runs, and where `account` is named also the
 /// service account of their schedulers with its own Role.
 pub fn manifests(namespace: &str, account: Option<&str>) -> String {
-    let mut text = role("scalable-user", namespace, &needed(account.is_none()));
+    let mut text = role(USER_ROLE, namespace, &needed(account.is_none()));
     if let Some(account) = account {
         text.push_str(&format!(
             "---\napiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {account}\n  namespace: {namespace}\n---\n"

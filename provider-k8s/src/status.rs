@@ -123,6 +123,7 @@ fn death(pod: &Pod, container: &str) -> Option<Death> {
 fn end_of(pod: &Pod, container: &str, end: &ContainerStateTerminated) -> Death {
     let message = end.message.as_deref();
     let reason = end.reason.as_deref().unwrap_or_default();
+    let who = if container == WORKER_CONTAINER { "the worker" } else { "it" };
     match (reason, end.exit_code) {
         ("OOMKilled", _) => {
             let limit = memory_limit(pod, container).map_or_else(String::new, |limit| format!("the memory limit is {limit}"));
@@ -131,10 +132,10 @@ fn end_of(pod: &Pod, container: &str, end: &ContainerStateTerminated) -> Death {
         ("StartError" | "ContainerCannotRun", _) => Death { cause: Cause::NotStarted, reason: said(reason, [message]) },
         // What the kubelet says of a container whose node came back without it.
         ("ContainerStatusUnknown", _) => Death { cause: Cause::NodeLost, reason: said(reason, [message]) },
-        (_, 0) => Death { cause: Cause::Ended, reason: said("the worker ended with code 0", [message]) },
+        (_, 0) => Death { cause: Cause::Ended, reason: said(&format!("{who} ended with code 0"), [message]) },
         (_, code) => {
             let signal = (code > 128 && code < 160).then(|| format!("signal {}", code - 128));
-            let words = format!("the worker ended with code {code}");
+            let words = format!("{who} ended with code {code}");
             Death { cause: Cause::Failed, reason: said(&words, [signal.as_deref(), message, status_message(pod)]) }
         }
     }

@@ -101,4 +101,6 @@ fn what_is_no_pod_is_refused() {
 #[test]
 fn the_rights_to_ask_for() {
     insta::assert_snapshot!("rights", scalable_provider_k8s::rights::manifests("team", Some("scalable")));
+    insta::assert_snapshot!("binding", scalable_provider_k8s::rights::binding("team", "a: \"person\""));
+    insta::assert_snapshot!("network", scalable_provider_k8s::network::policies("team"));
 }

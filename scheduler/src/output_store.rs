@@ -37,6 +37,9 @@ const GRANT_MS: u64 = 3_600_000;
 /// Of the limit, in hundredths, from which on nothing more is taken: the rest is for records and what is counted late.
 const FULL_PERCENT: u64 = 90;
 
+/// Digests of logs that are kept for each run, about 100 bytes each.
+const LOG_DIGESTS_MAX: usize = 100_000;
+
 /// The list of a run's files.
 pub(crate) type Files = Arc<Vec<v1::RunFile>>;
 
@@ -72,6 +75,8 @@ struct StoredRun {
     files: Option<Files>,
     /// Why there is no list, for the next who asks.
     unlisted: Option<String>,
+    /// Digests of logs that somebody has asked for, by their names below `logs`: at most [`LOG_DIGESTS_MAX`], others are made again.
+    log_digests: FxHashMap<String, Digest>,
     bytes: u64,
     /// The scheduler has chosen the directory: it is removed with the run.
     own: bool,
@@ -200,6 +205,33 @@ impl OutputStore {
             Ok(files) => run.files = Some(Arc::new(files)),
             Err(why) => run.unlisted = Some(why),
         });
+    }
+
+    /// A run whose logs are to be listed, its directory, and whether it is over. Its directory stays until [`OutputStore::logs_read`].
+    pub(crate) fn reading_logs(&self, name: &str) -> Option<(RunId, PathBuf, bool)> {
+        let mut state = self.0.lock();
+        let (id, run) = state.runs.iter_mut().find(|(_, run)| run.name == name && !run.forgotten)?;
+        run.busy += 1;
+        Some((*id, run.directory.clone(), run.complete))
+    }
+
+    /// The logs were listed.
+    pub(crate) fn logs_read(&self, run: RunId) {
+        self.0.leave(run, |_| {});
+    }
+
+    /// The digest of a log, where it was asked for before: what has its name is whole and never changes.
+    pub(crate) fn log_digest(&self, run: RunId, name: &str) -> Option<Digest> {
+        self.0.lock().runs.get(&run)?.log_digests.get(name).copied()
+    }
+
+    /// Keeps the digest of a log.
+    pub(crate) fn keep_log_digest(&self, run: RunId, name: &str, digest: Digest) {
+        if let Some(run) = self.0.lock().runs.get_mut(&run)
+            && run.log_digests.len() < LOG_DIGESTS_MAX
+        {
+            run.log_digests.insert(name.to_owned(), digest);
+        }
     }
 
     /// What is served to peers from where it lies.

@@ -31,6 +31,9 @@ impl OutputStore {
     /// # Errors
     /// Why there is no list, in one sentence.
     pub fn list(&self, request: &v1::ListRunFilesRequest, address: &str) -> Result<v1::ListRunFilesReply, String> {
+        if request.logs {
+            return self.list_logs(request, address);
+        }
         self.list_until(request, address, Instant::now() + ANSWER_WITHIN)
     }
 
@@ -51,15 +54,65 @@ impl OutputStore {
                 Listing::Make(run, directory) => self.make_list(run, directory),
             }
         };
-        let limit = match request.limit {
-            0 => FILES_PER_REPLY_MAX,
-            limit => limit.min(FILES_PER_REPLY_MAX),
-        } as usize;
+        let limit = limit_of(request);
         let first = files.partition_point(|file| file.path <= request.after);
         let first = if request.after.is_empty() { 0 } else { first };
         let page = files.iter().skip(first).take(limit).map(|file| granted(file, self.key())).collect();
         let more = files.len() > first + limit;
         Ok(v1::ListRunFilesReply { complete: true, address: address.to_owned(), files: page, more, preparing: false })
+    }
+
+    /// The logs that are there, of a run that may live. Whatever has a log's name is whole: it is fetched under another.
+    fn list_logs(&self, request: &v1::ListRunFilesRequest, address: &str) -> Result<v1::ListRunFilesReply, String> {
+        let reading = self.reading_logs(&request.run).ok_or_else(|| format!("no run `{}` is known here", request.run))?;
+        let (run, directory, complete) = reading;
+        let listed = self.page_of_logs(run, &directory, request);
+        self.logs_read(run);
+        let (files, more) = listed.map_err(|error| format!("the logs of `{}` cannot be listed: {error}", request.run))?;
+        Ok(v1::ListRunFilesReply { complete, address: address.to_owned(), files, more, preparing: false })
+    }
+
+    /// Logs after the path that the request names, and whether there are more.
+    fn page_of_logs(
+        &self,
+        run: RunId,
+        directory: &Path,
+        request: &v1::ListRunFilesRequest,
+    ) -> io::Result<(Vec<v1::RunFile>, bool)> {
+        let logs = directory.join("logs");
+        let groups = names_in(&logs)?.into_iter().filter(|group| request.group.is_empty() || *group == request.group);
+        let mut paths = Vec::new();
+        for group in groups {
+            let of_group = names_in(&logs.join(&group))?.into_iter().map(|name| format!("logs/{group}/{name}"));
+            paths.extend(of_group.filter(|path| *path > request.after));
+            if paths.len() > FILES_MAX {
+                return Err(io::Error::other(format!("more than {FILES_MAX} files")));
+            }
+        }
+        paths.sort_unstable();
+        let limit = limit_of(request);
+        let more = paths.len() > limit;
+        let mut files = Vec::new();
+        for path in paths.into_iter().take(limit) {
+            let place = directory.join(&path);
+            let metadata = fs::symlink_metadata(&place)?;
+            if !metadata.is_file() {
+                continue;
+            }
+            let digest = match self.log_digest(run, &path) {
+                Some(digest) => digest,
+                None => {
+                    let digest = Content::from_file(fs::File::open(&place)?, metadata.len())?.digest()?;
+                    self.index().add(digest, place);
+                    self.keep_log_digest(run, &path, digest);
+                    digest
+                }
+            };
+            let mode = metadata.permissions().mode() & 0o777;
+            let file = v1::RunFile { path, size: metadata.len(), mode, digest: digest.0.to_vec().into(), ..Default::default() };
+            files.push(granted(&file, self.key()));
+        }
+        Ok((files, more))
     }
 
     /// Begins to make the list of a run.
@@ -78,6 +131,22 @@ impl OutputStore {
             self.listed(run, Err(format!("no thread can be started: {error}")));
         }
     }
+}
+
+fn limit_of(request: &v1::ListRunFilesRequest) -> usize {
+    let limit = if request.limit == 0 { FILES_PER_REPLY_MAX } else { request.limit.min(FILES_PER_REPLY_MAX) };
+    limit as usize
+}
+
+/// Names in a directory that may not be there yet, but for hidden ones: those are on their way.
+fn names_in(directory: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter(|name| !name.starts_with('.')).collect())
 }
 
 fn granted(file: &v1::RunFile, key: &ObjectKey) -> v1::RunFile {
@@ -166,7 +235,8 @@ mod tests {
         let (store, _told) = OutputStore::start(FileIndex::new(), ObjectKey::random().unwrap(), u64::MAX, None).unwrap();
         store.begin(RunId(1), "run-1", run.clone(), [], true);
         let ask = |after: &str| {
-            let request = v1::ListRunFilesRequest { run: "run-1".to_owned(), after: after.to_owned(), limit: 2 };
+            let after = after.to_owned();
+            let request = v1::ListRunFilesRequest { run: "run-1".to_owned(), after, limit: 2, ..Default::default() };
             store.list(&request, "here:1").unwrap()
         };
         let before = ask("");
@@ -190,6 +260,40 @@ mod tests {
         assert!(!run.exists() && store.index().is_empty());
         let gone = v1::ListRunFilesRequest { run: "run-1".to_owned(), ..Default::default() };
         assert!(store.list(&gone, "").unwrap_err().contains("no run"));
+    }
+
+    #[test]
+    fn logs_are_listed_while_the_run_lives() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _told) = OutputStore::start(FileIndex::new(), ObjectKey::random().unwrap(), u64::MAX, None).unwrap();
+        store.begin(RunId(1), "run-1", directory.path().to_owned(), [], true);
+        let ask = |group: &str, after: &str, limit| {
+            let (run, after, group) = ("run-1".to_owned(), after.to_owned(), group.to_owned());
+            let request = v1::ListRunFilesRequest { run, after, limit, logs: true, group };
+            let reply = store.list(&request, "here:1").unwrap();
+            let paths: Vec<String> = reply.files.iter().map(|file| file.path.clone()).collect();
+            (paths, reply.more, reply.complete, reply.files)
+        };
+        assert_eq!(ask("", "", 0).0, [""; 0], "no attempt has ended");
+        for (path, content) in
+            [("a/0.1.stdout", "one"), ("a/0.1.stderr", "two"), ("b/0.1.stdout", "3"), ("a/.1.1.stdout.part", "")]
+        {
+            let path = directory.path().join("logs").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        fs::write(directory.path().join("tasks.jsonl"), "{}").unwrap();
+        let (paths, more, complete, files) = ask("", "", 2);
+        assert_eq!((paths, more, complete), (vec!["logs/a/0.1.stderr".to_owned(), "logs/a/0.1.stdout".to_owned()], true, false));
+        assert!(files.iter().all(|file| file.capability.is_some()));
+        assert!(store.index().open(Digest::of(b"two")).unwrap().is_some());
+        assert_eq!(ask("", "logs/a/0.1.stdout", 2).0, ["logs/b/0.1.stdout"]);
+        assert_eq!(ask("b", "", 0).0, ["logs/b/0.1.stdout"]);
+        assert_eq!(ask("../..", "", 0).0, [""; 0]);
+        store.complete(RunId(1));
+        assert!(ask("", "", 0).2);
+        store.forget(RunId(1));
+        assert!(!directory.path().exists(), "nobody reads there any more");
     }
 
     #[test]

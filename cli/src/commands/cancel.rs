@@ -4,18 +4,18 @@ use serde_json::json;
 
 use super::Context;
 use crate::args::CancelArgs;
-use crate::connect::{Found, block_on, reach};
+use crate::connect::{self, Found, block_on};
 use crate::exit::{CommandResult, Failure, code};
-use crate::which::{self, Which};
+use crate::which::Which;
 
 /// Asks the run's scheduler; returns when it has taken the request.
 pub fn run(context: &Context, args: &CancelArgs) -> CommandResult {
-    let which = which::any(&context.runs_dir, "@last", &args.what)?;
+    let (which, tasks) = block_on(async {
+        let (which, found) = connect::named(context, &args.elsewhere, "@last", Some(&args.what)).await?;
+        let tasks = cancel(&which, found, &args.reason).await?;
+        Ok((which, tasks))
+    })?;
     let run = which.directory.name.clone();
-    if which.record.is_over() {
-        return Err(Failure::usage(format!("{run} is over already: {}", which.record.status)));
-    }
-    let tasks = block_on(cancel(&which, &args.reason))?;
     let what = match (&which.group, which.index) {
         (Some(group), Some(index)) => format!("{run}/{group}[{index}]"),
         (Some(group), None) => format!("{run}/{group}"),
@@ -29,8 +29,11 @@ pub fn run(context: &Context, args: &CancelArgs) -> CommandResult {
     Ok(code::OK)
 }
 
-async fn cancel(which: &Which, reason: &str) -> Result<u32, Failure> {
-    match reach(&which.record).await? {
+async fn cancel(which: &Which, found: Found, reason: &str) -> Result<u32, Failure> {
+    if which.record.is_over() {
+        return Err(Failure::usage(format!("{} is over already: {}", which.directory.name, which.record.status)));
+    }
+    match found {
         Found::Live(client) => {
             Ok(client.cancel(&which.directory.name, which.group.as_deref().unwrap_or_default(), which.index, reason).await?)
         }

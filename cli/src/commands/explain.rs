@@ -7,12 +7,12 @@ use serde_json::json;
 
 use super::Context;
 use crate::args::ExplainArgs;
-use crate::connect::{Found, block_on, reach};
+use crate::connect::{self, Found, block_on};
 use crate::exit::{CommandResult, Failure, code};
 use crate::failure_text::FailureText;
 use crate::records::{self, TaskRecord};
 use crate::ui::span;
-use crate::which::{self, Which};
+use crate::which::Which;
 
 /// Explains a task or a plan.
 pub fn run(context: &Context, args: &ExplainArgs) -> CommandResult {
@@ -21,11 +21,15 @@ pub fn run(context: &Context, args: &ExplainArgs) -> CommandResult {
         return plan(context, path);
     }
     if let Some(pool) = args.what.strip_prefix("pool/") {
-        return explain_pool(context, &args.run, pool);
+        return explain_pool(context, args, pool);
     }
-    let which = which::any(&context.runs_dir, &args.run, &args.what)?;
+    let (which, state, sentence) = block_on(async {
+        let (which, found) = connect::named(context, &args.elsewhere, &args.run, Some(&args.what)).await?;
+        let (group, index) = which.task()?;
+        let (state, sentence) = explain(context, &which, found, group, index).await?;
+        Ok((which, state, sentence))
+    })?;
     let (group, index) = which.task()?;
-    let (state, sentence) = block_on(explain(context, &which, group, index))?;
     if context.ui.json() {
         context.ui.out_json(&json!({
             "schema": "scalable.explain.v1", "run": which.directory.name, "task": format!("{group}[{index}]"), "state": state,
@@ -38,11 +42,14 @@ pub fn run(context: &Context, args: &ExplainArgs) -> CommandResult {
 }
 
 /// What is there of a pool, why there is not more, and what was decided about it lately.
-fn explain_pool(context: &Context, run: &str, pool: &str) -> CommandResult {
-    let which = which::run(&context.runs_dir, run)?;
-    let reply = block_on(async {
-        match reach(&which.record).await? {
-            Found::Live(client) => Ok(client.explain(&which.directory.name, &format!("pool/{pool}"), 0).await?),
+fn explain_pool(context: &Context, args: &ExplainArgs, pool: &str) -> CommandResult {
+    let (which, reply) = block_on(async {
+        let (which, found) = connect::named(context, &args.elsewhere, &args.run, None).await?;
+        match found {
+            Found::Live(client) => {
+                let reply = client.explain(&which.directory.name, &format!("pool/{pool}"), 0).await?;
+                Ok((which, reply))
+            }
             Found::Records(_) => {
                 let run = &which.directory.name;
                 Err(Failure::usage(format!("{run} is over, and its pools are gone with it"))
@@ -62,8 +69,8 @@ fn explain_pool(context: &Context, run: &str, pool: &str) -> CommandResult {
     Ok(code::OK)
 }
 
-async fn explain(context: &Context, which: &Which, group: &str, index: u32) -> Result<(String, String), Failure> {
-    match reach(&which.record).await? {
+async fn explain(context: &Context, which: &Which, found: Found, group: &str, index: u32) -> Result<(String, String), Failure> {
+    match found {
         Found::Live(client) => match client.explain(&which.directory.name, group, index).await {
             Ok(reply) => Ok((reply.state, reply.sentence)),
             // It may have ended and gone between the two calls.

@@ -1,5 +1,5 @@
 //! `scalable logs`: what tasks have written to stdout and stderr, of runs that live and of runs that are over. Log files are
-//! read where they lie, so no scheduler is needed.
+//! read where they lie, so no scheduler is needed; only those of a run that lives on Kubernetes are fetched from it first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -7,9 +7,13 @@ use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use scalable_proto::v1;
+
 use super::Context;
 use crate::args::{LogsArgs, StreamChoice};
+use crate::connect::{self, Found, Session, block_on};
 use crate::exit::{CommandResult, Failure, code};
+use crate::kubernetes::{self, Live};
 use crate::records::{self, TaskRecord};
 use crate::runs::RunDirectory;
 use crate::ui::harmless;
@@ -17,6 +21,10 @@ use crate::which::{self, Which};
 
 /// How often files that are followed are looked at.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+/// How often logs are fetched that are followed.
+const FETCH_EVERY: Duration = Duration::from_secs(1);
+/// Tasks that a scheduler is asked for at a time.
+const TASKS_PER_CALL: u32 = 1000;
 /// Files that are followed at a time; of more, those of the first tasks.
 const FOLLOWED_MAX: usize = 10_000;
 /// Bytes read at a time.
@@ -24,16 +32,32 @@ const CHUNK_BYTES: u64 = 64 << 10;
 
 /// Prints logs; with `-f` until the run is over.
 pub fn run(context: &Context, args: &LogsArgs) -> CommandResult {
+    if args.elsewhere.is_given() {
+        return block_on(async {
+            let (mut which, found) = connect::named(context, &args.elsewhere, &args.run, args.what.as_deref()).await?;
+            let Found::Live(Session::Forwarded(live)) = found else {
+                return Err(super::status::unreachable(&which.directory.name, None));
+            };
+            which.directory = super::attach::adopt(context, &which.directory, &which.record)?;
+            print_fetched(context, args, &which, &live).await
+        });
+    }
     let which = match &args.what {
         Some(what) => which::any(&context.runs_dir, &args.run, what)?,
         None => which::run(&context.runs_dir, &args.run)?,
     };
+    if let Some(at) = which.record.kubernetes.as_ref().filter(|_| !which.record.is_over()) {
+        return block_on(async {
+            let live = kubernetes::attach(at, &which.directory.name).await?;
+            print_fetched(context, args, &which, &live).await
+        });
+    }
     let mut printer = Printer::new(&which, args);
     loop {
         // First whether it is over, then the files: what is written in between is seen in the next round.
         let over = which.directory.record().map_or(true, |record| record.is_over());
-        let wanted = Wanted::new(&which, args)?;
-        let new = printer.print(&wanted)?;
+        let failed = if args.failed { Some(failed_tasks(&which.directory)?) } else { None };
+        let new = printer.print(&Wanted { which: &which, args, failed })?;
         if !args.follow || (over && !new) {
             break;
         }
@@ -41,21 +65,53 @@ pub fn run(context: &Context, args: &LogsArgs) -> CommandResult {
             std::thread::sleep(FOLLOW_EVERY);
         }
     }
-    if printer.files.is_empty() {
-        context.ui.say(match (&which.group, args.failed) {
-            (_, true) => "no failed task has written anything".to_owned(),
-            (Some(_), false) => {
-                "nothing was written, or it has not been started: a log file begins with the first byte".to_owned()
-            }
-            (None, false) => format!("no task of {} has written anything", which.directory.name),
-        });
-    }
-    if printer.left_out {
-        context
-            .ui
-            .warn(format!("more than {FOLLOWED_MAX} log files; the others lie in {}", which.directory.file("logs").display()));
-    }
+    printer.say_the_rest(context, args, &which);
     Ok(code::OK)
+}
+
+/// The logs of a run whose scheduler does not see its directory here: they come here first, those of attempts that have ended.
+async fn print_fetched(context: &Context, args: &LogsArgs, which: &Which, live: &Live) -> CommandResult {
+    let run = &which.directory.name;
+    let mut printer = Printer::new(which, args);
+    loop {
+        let over = tokio::select! {
+            over = live.client.fetch_logs(run, which.group.as_deref().unwrap_or_default(), &which.directory.path) => over?,
+            gone = live.gone() => {
+                return Err(Failure { message: format!("the scheduler of {run} is gone: {}", gone.message), ..gone });
+            }
+        };
+        let failed = if args.failed { Some(failed_by_now(which, live).await?) } else { None };
+        let new = printer.print(&Wanted { which, args, failed })?;
+        if !args.follow || (over && !new) {
+            break;
+        }
+        tokio::time::sleep(FETCH_EVERY).await;
+    }
+    printer.say_the_rest(context, args, which);
+    Ok(code::OK)
+}
+
+/// Tasks that have failed for good, as their scheduler knows it.
+async fn failed_by_now(which: &Which, live: &Live) -> Result<BTreeSet<(String, u32)>, Failure> {
+    let groups = which.record.groups.iter().map(|group| &group.name);
+    let mut failed = BTreeSet::new();
+    for group in groups.filter(|group| which.group.as_ref().is_none_or(|wanted| wanted == *group)) {
+        let mut first = 0;
+        loop {
+            let request = v1::ListTasksRequest {
+                run: which.directory.name.clone(),
+                group: group.clone(),
+                states: vec!["failed".to_owned()],
+                first,
+                limit: TASKS_PER_CALL,
+            };
+            let tasks = live.client.list_tasks(request).await?;
+            let Some(last) = tasks.last() else { break };
+            first = last.index.saturating_add(1);
+            failed.extend(tasks.into_iter().map(|task| (task.group, task.index)));
+        }
+    }
+    Ok(failed)
 }
 
 /// A log file by what its name says.
@@ -95,12 +151,7 @@ struct Wanted<'a> {
     failed: Option<BTreeSet<(String, u32)>>,
 }
 
-impl<'a> Wanted<'a> {
-    fn new(which: &'a Which, args: &'a LogsArgs) -> Result<Self, Failure> {
-        let failed = if args.failed { Some(failed_tasks(&which.directory)?) } else { None };
-        Ok(Wanted { which, args, failed })
-    }
-
+impl Wanted<'_> {
     fn files(&self) -> Result<Vec<LogFile>, Failure> {
         let logs = self.which.directory.file("logs");
         let groups = match &self.which.group {
@@ -199,6 +250,26 @@ impl Printer {
             self.files.insert(log, to);
         }
         Ok(new)
+    }
+
+    /// That nothing was printed, or not everything.
+    fn say_the_rest(&self, context: &Context, args: &LogsArgs, which: &Which) {
+        if self.files.is_empty() {
+            context.ui.say(match (&which.group, args.failed) {
+                (_, true) => "no failed task has written anything".to_owned(),
+                (Some(_), false) => {
+                    "nothing was written, or it has not been started: a log file begins with the first byte".to_owned()
+                }
+                (None, false) => format!("no task of {} has written anything", which.directory.name),
+            });
+            if which.record.kubernetes.is_some() && !which.record.is_over() {
+                context.ui.say("on Kubernetes a log is there when its attempt has ended");
+            }
+        }
+        if self.left_out {
+            let logs = which.directory.file("logs");
+            context.ui.warn(format!("more than {FOLLOWED_MAX} log files; the others lie in {}", logs.display()));
+        }
     }
 
     fn print_file(&mut self, log: &LogFile, from: u64) -> Result<u64, Failure> {

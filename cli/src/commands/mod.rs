@@ -5,6 +5,7 @@ pub mod cancel;
 pub mod completions;
 pub mod down;
 pub mod explain;
+pub mod k8s;
 pub mod logs;
 pub mod plan;
 pub mod report;

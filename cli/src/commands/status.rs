@@ -1,37 +1,43 @@
 //! `scalable status`: what a run is doing now, or how it ended; with `--all` every run, with `--address` a whole cluster.
 
+use jiff::Timestamp;
 use scalable_proto::v1;
 use serde_json::{Value, json};
 
 use super::Context;
 use crate::args::StatusArgs;
-use crate::connect::{self, Found, block_on, reach};
+use crate::connect::{self, Found, block_on};
 use crate::exit::{CommandResult, Failure, code};
+use crate::kubernetes::{Namespace, Seen};
 use crate::progress::pool_line;
 use crate::records::RunRecord;
 use crate::runs;
 use crate::summary::Summary;
 use crate::table::Table;
-use crate::ui::one_line;
-use crate::which::{self, Which};
+use crate::ui::{one_line, span};
+use crate::which::Which;
 
 /// Shows the state.
 pub fn run(context: &Context, args: &StatusArgs) -> CommandResult {
+    if args.elsewhere.is_given() && args.run.is_none() {
+        return block_on(there(context, args));
+    }
     if args.all {
         return all(context);
     }
-    if let Some(place) = connect::asked_for(&args.scheduler, &context.runs_dir)? {
+    let wanted = args.run.as_deref().unwrap_or("@last");
+    if let Some(place) = connect::asked_for(&args.scheduler, &context.runs_dir)?.filter(|_| !args.elsewhere.is_given()) {
         return block_on(async {
             let client = place.connect().await?;
-            let run = if args.run == "@last" { "" } else { args.run.as_str() };
+            let run = if wanted == "@last" { "" } else { wanted };
             let status = client.status(run).await?;
             let runs = client.list_runs().await?;
             cluster(context, &place.address, &status, &runs)
         });
     }
-    let which = which::run(&context.runs_dir, &args.run)?;
     block_on(async {
-        match reach(&which.record).await? {
+        let (which, found) = connect::named(context, &args.elsewhere, wanted, None).await?;
+        match found {
             Found::Live(client) if which.record.groups.is_empty() => {
                 let status = client.status("").await?;
                 let runs = client.list_runs().await?;
@@ -45,6 +51,54 @@ pub fn run(context: &Context, args: &StatusArgs) -> CommandResult {
             }
         }
     })
+}
+
+/// The runs of a namespace of Kubernetes.
+async fn there(context: &Context, args: &StatusArgs) -> CommandResult {
+    let Some(namespace) = Namespace::of(&args.elsewhere).await? else {
+        return Err(Failure::usage("no namespace was named").help("name one with --namespace"));
+    };
+    let seen = namespace.look().await?;
+    let now = Timestamp::now();
+    if context.ui.json() {
+        let runs: Vec<Value> = seen.iter().map(|seen| seen_json(seen, now)).collect();
+        context.ui.out_json(&json!({ "schema": "scalable.namespace.v1", "namespace": namespace.name, "runs": runs }))?;
+        return Ok(code::OK);
+    }
+    if seen.is_empty() {
+        let end = scalable_provider_k8s::namespace_end(namespace.api(), &namespace.name).await;
+        context.ui.say(end.unwrap_or_else(|| format!("there is no run in namespace {}", namespace.name)));
+        return Ok(code::OK);
+    }
+    context.ui.out(seen_table(&seen, now))?;
+    Ok(code::OK)
+}
+
+fn seen_json(seen: &Seen, now: Timestamp) -> Value {
+    let tasks = seen.tasks.map(|(over, total)| json!({ "over": over, "total": total }));
+    json!({
+        "run": seen.run.run, "status": seen.state, "project": seen.run.project, "target": seen.run.target,
+        "started_at": seen.run.created_at, "age_s": age_s(seen, now), "workers": seen.workers, "tasks": tasks, "note": seen.why,
+    })
+}
+
+fn seen_table(seen: &[Seen], now: Timestamp) -> String {
+    let mut table = Table::new(&["run", "state", "age", "workers", "tasks", ""]);
+    for seen in seen {
+        table.row([
+            seen.run.run.clone(),
+            seen.state.to_owned(),
+            age_s(seen, now).map_or_else(|| "?".to_owned(), span),
+            seen.workers.to_string(),
+            seen.tasks.map_or_else(|| "?".to_owned(), |(over, total)| format!("{over}/{total}")),
+            seen.why.clone(),
+        ]);
+    }
+    table.render()
+}
+
+fn age_s(seen: &Seen, now: Timestamp) -> Option<f64> {
+    Some(now.duration_since(seen.run.created_at.parse().ok()?).as_secs_f64())
 }
 
 /// Why a live run could not be reached.
@@ -114,7 +168,10 @@ fn live(context: &Context, which: &Which, status: v1::StatusReply) -> CommandRes
 }
 
 fn over(context: &Context, which: &Which) -> CommandResult {
-    let summary = Summary::read(&which.directory, &which.record)?;
+    let mut summary = Summary::read(&which.directory, &which.record)?;
+    if let Some(why) = &which.record.lost {
+        summary.note = format!("its scheduler was lost: {why}");
+    }
     if context.ui.json() {
         context.ui.out_json(&json!({
             "schema": "scalable.status.v1",
@@ -131,6 +188,9 @@ fn over(context: &Context, which: &Which) -> CommandResult {
     text.push('\n');
     text.push_str(&groups_table(&summary.groups));
     text.push_str(&format!("\nrecords: {}\n", which.directory.path.display()));
+    if !summary.note.is_empty() {
+        text.push_str(&format!("note: {}\n", one_line(&summary.note, 400)));
+    }
     context.ui.out(text)?;
     Ok(code::OK)
 }
@@ -245,4 +305,36 @@ fn worker_json(worker: &v1::WorkerStatus) -> Value {
         "worker": worker.name, "pool": worker.pool, "state": worker.state, "executing": worker.executing, "queued": worker.queued,
         "pid": worker.pid, "host": worker.host, "session": worker.session,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use scalable_provider_k8s::Run;
+    use scalable_provider_k8s::settings::Root;
+
+    #[test]
+    fn the_runs_of_a_namespace() {
+        let seen = |name: &str, state: &'static str, why: &str, tasks| Seen {
+            run: Run {
+                namespace: "n".to_owned(),
+                root: Root { name: format!("scalable-scheduler-{name}"), uid: "u".to_owned() },
+                cluster_id: "c".to_owned(),
+                run: name.to_owned(),
+                project: "energy".to_owned(),
+                target: "k8s".to_owned(),
+                created_at: "2026-01-01T00:00:00Z".to_owned(),
+                ended: None,
+            },
+            state,
+            why: why.to_owned(),
+            workers: 2,
+            tasks,
+        };
+        let now = "2026-01-01T01:30:00Z".parse().unwrap();
+        let all = [seen("one", "running", "", Some((3, 10))), seen("two", "lost", "Failed: BackoffLimitExceeded", None)];
+        let json: Vec<String> = all.iter().map(|seen| seen_json(seen, now).to_string()).collect();
+        insta::assert_snapshot!(format!("{}\n{}", seen_table(&all, now), json.join("\n")));
+    }
 }

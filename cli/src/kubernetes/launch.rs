@@ -42,6 +42,8 @@ pub fn plan(
     let mut launch = Launch {
         cluster_id: cluster_id.clone(),
         run: run.to_owned(),
+        project: workflow.project(),
+        target: workflow.target(),
         namespace: namespace.to_owned(),
         scheduler_image: scheduler_image.clone(),
         scheduler_command: None,
@@ -113,6 +115,7 @@ fn arguments(launch: &Launch, workflow: &Workflow, idle_ttl_s: u64) -> Vec<Strin
         ("--kubernetes", SETTINGS_FILE.to_owned()),
         ("--scale", json!(dials).to_string()),
         ("--idle-ttl", idle_ttl_s.to_string()),
+        ("--results-ttl", launch.options.results_ttl_ms.div_ceil(1000).to_string()),
     ]
     .into_iter()
     .chain(limit)

@@ -1,12 +1,14 @@
 //! Runs whose cluster is pods of a Kubernetes namespace: bringing one up, reaching one that is there, taking it down.
 
 mod carry_out;
+mod elsewhere;
 mod launch;
 mod reach;
 
-pub use carry_out::carry_out;
+pub use carry_out::{carry_out, go_on, lost};
+pub use elsewhere::{Namespace, Seen, directory_here};
 pub use launch::scheduler_image;
-pub use reach::{Live, attach, destroy_run};
+pub use reach::{Live, Reached, attach, destroy_run, look_for, open};
 
 use std::path::PathBuf;
 

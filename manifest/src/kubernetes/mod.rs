@@ -65,6 +65,9 @@ pub struct KubernetesOptions {
     pub drain_timeout_ms: u64,
     /// Longest way of a pod to its program, and of the scheduler to its first answer, milliseconds.
     pub start_deadline_ms: u64,
+    /// How long the scheduler of a run that is over keeps what came of it for a client that has not fetched it, milliseconds. Then
+    /// everything goes.
+    pub results_ttl_ms: u64,
     /// An autoscaler may add larger nodes: a request above all of today's may fit later.
     pub node_autoscaling: bool,
 }
@@ -99,6 +102,7 @@ impl Default for KubernetesOptions {
             inject: true,
             drain_timeout_ms: 120_000,
             start_deadline_ms: 15 * 60_000,
+            results_ttl_ms: 24 * 3_600_000,
             node_autoscaling: true,
         }
     }

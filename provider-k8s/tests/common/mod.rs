@@ -97,6 +97,8 @@ impl Ground {
             launch: Launch {
                 cluster_id: cluster_id(run),
                 run: run.to_owned(),
+                project: "energy".to_owned(),
+                target: "k8s".to_owned(),
                 namespace: self.name.clone(),
                 scheduler_image: IMAGE.to_owned(),
                 scheduler_command: Some(vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()]),

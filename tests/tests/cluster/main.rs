@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod alone;
+mod anywhere;
 mod functions;
 mod lifecycle;
+mod lost;
 mod reasons;
 mod refused;
 mod scaling;
