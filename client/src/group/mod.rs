@@ -370,6 +370,7 @@ impl Drop for Group {
         for (first, count) in self.kept() {
             self.shared().release(Range { group: self.ordinal, first, count });
         }
+        self.shared().forget(self.ordinal);
     }
 }
 

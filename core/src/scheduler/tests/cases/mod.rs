@@ -1,5 +1,6 @@
 //! Cases: what the machine says, word for word, when this happens. `>` is what is done, the lines below are the answer.
 
+mod forget;
 mod near;
 mod open;
 mod scaling;
