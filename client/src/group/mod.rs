@@ -5,6 +5,8 @@
 //! A chunk goes when every element of it is over and nobody has a handle of one; a batch when all of its results were dropped.
 
 mod results;
+#[cfg(test)]
+mod tests;
 mod waiter;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
