@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use rustc_hash::FxHashMap;
 use scalable_proto::v1;
 
 use crate::arguments::{Kind, Shape, Source};
@@ -93,8 +94,12 @@ enum Entry {
 struct Sent {
     /// Elements appended.
     length: u32,
-    /// Number of the entry that grows, if it still waits.
-    growing: Option<u64>,
+    /// Number of its latest append.
+    latest: Option<u64>,
+    /// That one may grow while it waits.
+    grows: bool,
+    /// Nothing follows.
+    ended: bool,
 }
 
 /// What travels on control once everything that was queued before it was acknowledged.
@@ -131,7 +136,9 @@ pub(crate) struct Outbox {
     /// Frames that were acknowledged.
     acknowledged: u64,
     words: VecDeque<(u64, Word)>,
-    groups: Vec<Sent>,
+    /// Groups that somebody still has to do with.
+    groups: FxHashMap<u32, Sent>,
+    groups_added: u32,
     closed: bool,
     /// The connection found nothing to do and sleeps.
     pub(crate) idle: bool,
@@ -150,9 +157,10 @@ impl Outbox {
 
     /// Queues a group and returns its ordinal.
     pub(crate) fn add_group(&mut self, spec: Box<v1::GroupSpec>) -> u32 {
-        // A run has at most 10,000 groups; more are refused by the scheduler.
-        let group = self.groups.len() as u32;
-        self.groups.push(Sent::default());
+        // The scheduler refuses more than it can hold at a time, long before the numbers are used up.
+        let group = self.groups_added;
+        self.groups_added += 1;
+        self.groups.insert(group, Sent { ended: !spec.growing, ..Sent::default() });
         self.bytes += FRAME_BYTES;
         self.entries.push_back(Entry::Group { group, spec });
         group
@@ -160,7 +168,7 @@ impl Outbox {
 
     /// Elements of a group so far.
     pub(crate) fn length(&self, group: u32) -> u32 {
-        self.groups.get(group as usize).map_or(0, |sent| sent.length)
+        self.groups.get(&group).map_or(0, |sent| sent.length)
     }
 
     /// Appends one element to a growing group and returns its index. `values` are its own arguments, `sources` its inputs.
@@ -170,11 +178,13 @@ impl Outbox {
             return Err(Full);
         }
         let behind = sources.iter().filter_map(|source| self.waits(source.group)).max().unwrap_or(0);
-        let grows = self.waits(group).filter(|entry| *entry >= behind).map(|entry| (entry - self.first) as usize);
-        let index = self.groups[group as usize].length;
-        self.groups[group as usize].length += 1;
+        let (next, first) = (self.first + self.entries.len() as u64, self.first);
+        let sent = self.groups.entry(group).or_default();
+        let index = sent.length;
+        sent.length += 1;
         self.bytes += cost;
-        if let Some(at) = grows
+        if sent.grows
+            && let Some(at) = sent.latest.filter(|entry| *entry >= behind.max(first)).map(|entry| (entry - first) as usize)
             && let Some(Entry::Append { elements, .. }) = self.entries.get_mut(at)
             && !elements.is_full()
         {
@@ -186,7 +196,7 @@ impl Outbox {
         elements.args.extend_from_slice(values);
         elements.push(sources);
         self.bytes += FRAME_BYTES;
-        self.groups[group as usize].growing = Some(self.first + self.entries.len() as u64);
+        (sent.latest, sent.grows) = (Some(next), true);
         self.entries.push_back(Entry::Append { group, first: index, elements, last: false });
         Ok(index)
     }
@@ -197,18 +207,33 @@ impl Outbox {
         if self.bytes > 0 && self.bytes + cost > UNACKNOWLEDGED_BYTES_MAX {
             return Err(elements);
         }
-        let sent = &mut self.groups[group as usize];
+        let next = self.first + self.entries.len() as u64;
+        let sent = self.groups.entry(group).or_default();
         let first = sent.length;
         sent.length += elements.count;
-        sent.growing = None;
+        (sent.latest, sent.grows) = (Some(next), false);
+        sent.ended |= last;
         self.bytes += cost;
         self.entries.push_back(Entry::Append { group, first, elements, last });
         Ok(first)
     }
 
-    /// Number of the group's entry that grows, while it waits.
+    /// Number of the group's latest append, while it waits.
     fn waits(&self, group: u32) -> Option<u64> {
-        self.groups.get(group as usize)?.growing.filter(|entry| *entry >= self.first)
+        self.groups.get(&group)?.latest.filter(|entry| *entry >= self.first)
+    }
+
+    /// Nobody has to do with a group any more: nothing follows in it, and nothing will read its results.
+    pub(crate) fn forget(&mut self, group: u32) {
+        let Some(sent) = self.groups.remove(&group) else { return };
+        if !(sent.ended || self.closed) {
+            self.bytes += FRAME_BYTES;
+            self.entries.push_back(Entry::Append { group, first: sent.length, elements: Elements::default(), last: true });
+        }
+        if sent.length == 0 {
+            // It has no result to let go of: the group itself is.
+            self.release(Range { group, first: 0, count: 1 });
+        }
     }
 
     /// Nothing follows: the run ends when its tasks are over.
@@ -372,6 +397,49 @@ mod tests {
         assert_eq!(outbox.append_one(group, Shape(0), b"", &[]), Ok(3));
         let Some(Body::Append(append)) = outbox.take() else { panic!("an append") };
         assert_eq!((append.first, append.count, append.args_end.len()), (3, 1, 0), "no values, no column");
+    }
+
+    #[test]
+    fn an_element_does_not_join_an_append_that_lies_before_the_array_it_reads() {
+        let one = Shape(0).with(0, Kind::Handle);
+        let mut outbox = Outbox::default();
+        let (array, f) = (outbox.add_group(Box::default()), outbox.add_group(Box::default()));
+        outbox.append_one(f, one, b"", &[source(array, 0)]).unwrap();
+        let mut elements = Elements::new(Shape(0), 0);
+        elements.push(&[]);
+        outbox.append(array, elements, false).unwrap();
+        outbox.append_one(f, one, b"", &[source(array, 0)]).unwrap();
+        assert_eq!(appends(&mut outbox), [(f, 0, 1), (array, 0, 1), (f, 1, 1)]);
+    }
+
+    #[test]
+    fn a_group_that_nobody_has_to_do_with_is_ended_and_let_go_of_once() {
+        let growing = || Box::new(v1::GroupSpec { growing: true, ..v1::GroupSpec::default() });
+        let mut outbox = Outbox::default();
+        let (ended, open, empty) = (outbox.add_group(growing()), outbox.add_group(growing()), outbox.add_group(growing()));
+        let mut elements = Elements::new(Shape(0), 0);
+        elements.push(&[]);
+        outbox.append(ended, elements, true).unwrap();
+        outbox.append_one(open, Shape(0), b"", &[]).unwrap();
+        [ended, open, empty, empty].into_iter().for_each(|group| outbox.forget(group));
+        let mut ends = Vec::new();
+        while let Some(body) = outbox.take() {
+            if let Body::Append(append) = body {
+                ends.push((append.group, append.first, append.count, append.last));
+            }
+        }
+        assert_eq!(ends, [(ended, 0, 1, true), (open, 0, 1, false), (open, 1, 0, true), (empty, 0, 0, true)]);
+        for _ in 0..7 {
+            outbox.acknowledged();
+        }
+        let Some(v1::client_control::Body::Release(release)) = outbox.take_word() else { panic!("a release") };
+        assert_eq!((release.group, release.first, release.count), (vec![empty], vec![0], vec![1]), "others let go of elements");
+        assert_eq!(outbox.add_group(growing()), 3, "numbers are not used again");
+        outbox.close();
+        outbox.forget(3);
+        assert_eq!(outbox.take().map(|body| matches!(body, Body::AddGroup(_))), Some(true));
+        assert!(matches!(outbox.take(), Some(Body::CloseRun(_))));
+        assert!(outbox.take().is_none(), "the end of the run is the end of its groups");
     }
 
     #[test]

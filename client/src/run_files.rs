@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use scalable_proto::v1;
 use scalable_store::{
-    Capability, Content, Digest, Fetcher, FetcherOptions, FileError, FileFetch, FileRequest, Holder, SegmentPool, UploadRequest,
+    Capability, Content, Digest, Fetcher, FetcherOptions, FileError, FileFetch, FileRequest, Holder, SegmentPool,
 };
 
 use crate::client::refused;
@@ -63,22 +63,11 @@ impl Client {
     pub async fn bring_file(&self, path: &Path, digest: [u8; 32], size: u64) -> Result<(), Error> {
         let shown = path.display().to_string();
         let offer = v1::OfferRequest { digest: digest.to_vec().into(), size, path: shown.clone() };
-        let reply = self.offer_content(offer).await?;
-        if !reply.needed {
-            return Ok(());
-        }
-        let address = self.endpoint().store_address(&reply.address).to_owned();
-        let failed = |why: &dyn std::fmt::Display| {
+        let failed = |address: &str, why: &dyn std::fmt::Display| {
             let message = format!("{shown} could not be brought to the scheduler's store at {address}: {why}");
             refused("FILE_NOT_BROUGHT", message, "see that this machine reaches that address and that the file is not changed")
         };
-        let right = reply.capability.as_ref().and_then(|right| Capability::from_parts(right.expires_ms, &right.mac));
-        let capability = right.ok_or_else(|| failed(&"the scheduler gave no right to"))?;
-        let file = File::open(path).map_err(|error| failed(&error))?;
-        let content = Content::from_file(file, size).map_err(|error| failed(&error))?;
-        let fetcher = Fetcher::start(self.endpoint().fetcher_options(SegmentPool::new(0))).map_err(|error| failed(&error))?;
-        let request = UploadRequest { address: address.clone(), content, digest: Digest(digest), capability };
-        fetcher.upload(request).await.map_err(|error| failed(&error))
+        crate::ship::bring(self, path, offer, failed).await
     }
 
     /// Fetches everything in the directory of a run that is over (records, logs, outputs) into `into`, chunk by chunk and each file

@@ -4,6 +4,7 @@
 //! Flow control of results: a result counts as taken when it was read or is not wanted any more; while somebody waits for a result
 //! that is not there, everything that arrives counts as taken, for what is waited for may lie behind it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
@@ -37,7 +38,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Notify,
     /// Wakes who waits for room in the outbox.
     room: Notify,
-    groups: RwLock<Vec<Weak<Group>>>,
+    /// Those that somebody still has to do with, by ordinal.
+    groups: RwLock<BTreeMap<u32, Weak<Group>>>,
     arrived: AtomicU64,
     read: AtomicU64,
     reported: AtomicU64,
@@ -123,17 +125,20 @@ impl Shared {
 
     /// A group whose ordinal the outbox has just given out.
     pub(crate) fn register(&self, group: &Arc<Group>) {
-        let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
-        let at = group.ordinal() as usize;
-        if groups.len() <= at {
-            groups.resize(at + 1, Weak::new());
-        }
-        groups[at] = Arc::downgrade(group);
+        self.groups.write().unwrap_or_else(PoisonError::into_inner).insert(group.ordinal(), Arc::downgrade(group));
+    }
+
+    /// Nobody has to do with the group of this ordinal any more.
+    pub(crate) fn forget(&self, ordinal: u32) {
+        self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&ordinal);
+        let mut outbox = self.outbox();
+        outbox.forget(ordinal);
+        self.queued(outbox);
     }
 
     /// The group of this ordinal, if anybody still has to do with it.
     pub(crate) fn group(&self, ordinal: u32) -> Option<Arc<Group>> {
-        self.groups.read().unwrap_or_else(PoisonError::into_inner).get(ordinal as usize)?.upgrade()
+        self.groups.read().unwrap_or_else(PoisonError::into_inner).get(&ordinal)?.upgrade()
     }
 
     /// The name of a task for messages.
@@ -246,7 +251,7 @@ impl Shared {
         let error = self.over.get_or_init(|| error).clone();
         self.room.notify_waiters();
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner).clone();
-        for group in groups.iter().filter_map(Weak::upgrade) {
+        for group in groups.values().filter_map(Weak::upgrade) {
             group.lost(&error);
         }
     }
@@ -265,7 +270,7 @@ impl Shared {
     pub(crate) fn groups(&self) -> Vec<(Arc<Group>, u32)> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner).clone();
         let outbox = self.outbox();
-        groups.iter().filter_map(Weak::upgrade).map(|group| (group.clone(), outbox.length(group.ordinal()))).collect()
+        groups.values().filter_map(Weak::upgrade).map(|group| (group.clone(), outbox.length(group.ordinal()))).collect()
     }
 
     /// Queues words.

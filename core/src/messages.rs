@@ -496,6 +496,14 @@ pub enum Output {
         /// How many.
         count: u32,
     },
+    /// A group of an open run is not known any more: it is over, all of it was released, and nobody can want anything of it. Its counts
+    /// are in [`RunView::forgotten`](crate::scheduler::RunView::forgotten); its id is not used again.
+    GroupForgotten {
+        /// The run.
+        run: RunId,
+        /// The group.
+        group: GroupId,
+    },
     /// The worker may drop its copy of a task's result.
     DropObject {
         /// Who.

@@ -3,11 +3,11 @@
 use crate::ids::{Micros, SECOND};
 use crate::resources::{ResourceName, Resources};
 
-/// Most tasks in one run.
+/// Most tasks in one run; of an open one in those of its groups that are not forgotten.
 pub const TASKS_PER_RUN_MAX: u64 = 1 << 27;
 /// Most groups in one run.
 pub const GROUPS_PER_RUN_MAX: usize = 10_000;
-/// Most groups in one open run, all that were ever added to it together.
+/// Most groups in one open run that are not forgotten.
 pub const GROUPS_PER_OPEN_RUN_MAX: usize = 100_000;
 /// Most edges of one appended element.
 pub const EDGES_PER_ELEMENT_MAX: usize = 1 << 20;

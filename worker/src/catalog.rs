@@ -21,7 +21,7 @@ use crate::takeover::Earlier;
 
 /// Most runs that are not released.
 pub const RUNS_MAX: usize = 10_000;
-/// Most groups of all of them.
+/// Most groups of all of them that are not released.
 pub const GROUPS_MAX: usize = 200_000;
 /// Most objects announced for attempts whose dispatch has not come.
 pub const OBJECTS_MAX: usize = 1 << 22;
@@ -299,6 +299,13 @@ impl Catalog {
             self.runs.remove(run);
         }
         self.groups.retain(|_, group| !runs.contains(&group.run.id));
+    }
+
+    /// Forgets groups of which everything is over.
+    pub fn forget_groups(&mut self, groups: &[u32]) {
+        for group in groups {
+            self.groups.remove(group);
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! A chunk goes when every element of it is over and nobody has a handle of one; a batch when all of its results were dropped.
 
 mod results;
+#[cfg(test)]
+mod tests;
 mod waiter;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -370,6 +372,7 @@ impl Drop for Group {
         for (first, count) in self.kept() {
             self.shared().release(Range { group: self.ordinal, first, count });
         }
+        self.shared().forget(self.ordinal);
     }
 }
 

@@ -76,7 +76,7 @@ impl Group {
     }
 
     /// Takes elements; returns what they wait for.
-    pub(super) fn append(&mut self, append: v1::Append, id: impl Fn(u32) -> Option<GroupId>) -> Option<Vec<Edge>> {
+    fn append(&mut self, append: v1::Append, id: impl Fn(u32) -> Option<GroupId>) -> Option<Vec<Edge>> {
         let mut edges = Vec::new();
         let mut inputs = Vec::new();
         for input in append.inputs {
@@ -132,21 +132,38 @@ impl Group {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     groups: FxHashMap<GroupId, Group>,
-    ids: Vec<Option<GroupId>>,
+    /// By ordinal, without those that were refused or forgotten.
+    ids: FxHashMap<u32, GroupId>,
+    announced: u32,
 }
 
 impl Book {
     pub(super) fn id(&self, ordinal: u32) -> Option<GroupId> {
-        self.ids.get(ordinal as usize).copied().flatten()
+        self.ids.get(&ordinal).copied()
     }
 
-    pub(super) fn ids(&self) -> &[Option<GroupId>] {
-        &self.ids
+    /// How many groups there were: the ordinal of the next one.
+    pub(super) fn announced(&self) -> u32 {
+        self.announced
     }
 
-    /// The ordinal of the next group has this id, or none: it was refused.
+    /// The next group has this id, or none: it was refused.
     pub(super) fn announce(&mut self, id: Option<GroupId>) {
-        self.ids.push(id);
+        self.ids.extend(id.map(|id| (self.announced, id)));
+        self.announced += 1;
+    }
+
+    /// Nobody can want anything of a group any more.
+    pub(super) fn forget(&mut self, id: GroupId) {
+        if let Some(group) = self.groups.remove(&id) {
+            self.ids.remove(&group.ordinal);
+        }
+    }
+
+    /// Takes elements of a group; returns what they wait for.
+    pub(super) fn append(&mut self, id: GroupId, append: v1::Append) -> Option<Vec<Edge>> {
+        let ids = &self.ids;
+        self.groups.get_mut(&id)?.append(append, |ordinal| ids.get(&ordinal).copied())
     }
 
     pub(super) fn insert(&mut self, id: GroupId, group: Group) {

@@ -252,9 +252,7 @@ impl Engine {
     fn append(&mut self, append: v1::Append) {
         let (ordinal, first, count, last) = (append.group, append.first, append.count, append.last);
         let Some(group) = self.book.id(ordinal) else { return };
-        let ids = self.book.ids().to_vec();
-        let id = |ordinal: u32| ids.get(ordinal as usize).copied().flatten();
-        let Some(edges) = self.book.get_mut(group).and_then(|group| group.append(append, id)) else {
+        let Some(edges) = self.book.append(group, append) else {
             return self.reject(ordinal, first, count, "UNKNOWN_GROUP", "a task reads a group that was refused".to_owned());
         };
         self.step(Input::Append { run: self.run, group, first, count, edges, last });
@@ -367,7 +365,7 @@ impl Engine {
             Output::Submitted { run, .. } => self.run = run,
             Output::GroupAdded { group, .. } => self.book.announce(Some(group)),
             Output::Rejected { ordinal, first, count, code, message, .. } => {
-                if count == 0 && self.book.ids().len() as u32 == ordinal {
+                if count == 0 && self.book.announced() == ordinal {
                     self.book.announce(None);
                 }
                 self.reject(ordinal, first, count, code, message);
@@ -411,6 +409,7 @@ impl Engine {
                     group.released(first, count);
                 }
             }
+            Output::GroupForgotten { group, .. } => self.book.forget(group),
             // Workers and their sessions stay, and what started is of no interest.
             Output::Refused { .. }
             | Output::DrainWorker { .. }

@@ -5,7 +5,7 @@
 
 use super::Scheduler;
 use super::depend::UpstreamKind;
-use super::group::Group;
+use super::group::{Group, Run};
 use super::interval_set::IntervalSet;
 use super::rows::{List, Place, Row};
 use super::task_table::TaskState;
@@ -37,7 +37,7 @@ impl Scheduler {
             "work was left over at the end of a step"
         );
         ensure!(
-            self.edges_met.is_empty() && self.sweeping.is_empty() && self.closing.is_empty(),
+            self.edges_met.is_empty() && self.sweeping.is_empty() && self.closing.is_empty() && self.spent.is_empty(),
             "references were left over at the end of a step"
         );
         self.check_rows()?;
@@ -229,7 +229,11 @@ impl Scheduler {
         };
         let mut left = u32::from(group.length.is_none());
         for upstream in group.upstreams.iter().filter(|upstream| upstream.is_gate()) {
-            let up = self.groups.get(&upstream.group).ok_or("an upstream group is not known")?;
+            let Some(up) = self.known_or_forgotten(run, upstream.group)? else {
+                ensure!(upstream.met || group.over, "it waits for a group that is forgotten");
+                left += u32::from(!upstream.met);
+                continue;
+            };
             let met = match &upstream.kind {
                 UpstreamKind::One(index) => counts(up, *index, upstream.data),
                 _ => up.over && (group.always || !up.has_trouble()),
@@ -244,7 +248,10 @@ impl Scheduler {
         for index in 0..group.length.unwrap_or(0) {
             let mut met = left == 0 && group.cells.left(index) == 0;
             for upstream in group.upstreams.iter().filter(|upstream| !upstream.is_gate()) {
-                let up = self.groups.get(&upstream.group).ok_or("an upstream group is not known")?;
+                let Some(up) = self.known_or_forgotten(run, upstream.group)? else {
+                    met &= upstream.satisfied.contains(index);
+                    continue;
+                };
                 let satisfied = upstream.upstream_of(index).into_iter().all(|from| counts(up, from, upstream.data));
                 let says = upstream.satisfied.contains(index);
                 let stays = says && !upstream.data && up.kept;
@@ -266,15 +273,55 @@ impl Scheduler {
         Ok(())
     }
 
+    /// The group, or none when it is one of those that its run has forgotten.
+    fn known_or_forgotten(&self, run: &Run, id: GroupId) -> Result<Option<&Group>, String> {
+        let group = self.groups.get(&id);
+        let had = run.extensible && (run.first_group..GroupId(self.next_group)).contains(&id);
+        ensure!(group.is_some() || had && run.groups.binary_search(&id).is_err(), "an upstream group is not known");
+        Ok(group)
+    }
+
+    /// What may be forgotten is on its way to that, and no more of it is kept than should be.
+    fn check_spent(&self, run: &Run) -> Result<(), String> {
+        ensure!(run.spent.len() <= self.config.groups_kept, "{} spent groups are kept", run.spent.len());
+        let mut marked = 0;
+        for id in &run.groups {
+            let group = self.group_of(*id);
+            marked += usize::from(group.spent);
+            ensure!(group.spent == run.spent.contains(id), "group {} and its run disagree on whether it is spent", id.0);
+            let length = group.length.unwrap_or(0);
+            let released = if length == 0 { group.let_go.contains(0) } else { group.released.contains_range(0, length) };
+            let waited_for = group.downstreams.iter().filter_map(|(id, _)| self.groups.get(id)).any(|waiter| !waiter.over);
+            let live = run.extensible && run.end.is_none();
+            ensure!(
+                !(live && group.over && released && !waited_for) || group.spent,
+                "group {} '{}' is over and released, nothing waits for it, and it is kept for good",
+                id.0,
+                group.name
+            );
+        }
+        ensure!(marked == run.spent.len(), "{marked} groups are spent and {} are listed", run.spent.len());
+        Ok(())
+    }
+
     fn check_runs(&self) -> Result<(), String> {
         for (id, run) in &self.runs {
             let groups = || run.groups.iter().filter_map(|id| self.groups.get(id));
             ensure!(groups().count() == run.groups.len(), "run {} has lost a group", id.0);
+            let had = run.groups.len() + run.forgotten.groups as usize;
+            ensure!(
+                had <= run.groups_added as usize,
+                "run {} has had {} groups and {had} are accounted for",
+                id.0,
+                run.groups_added
+            );
+            ensure!(groups().map(|group| group.ordinal).is_sorted(), "run {}: groups are out of order", id.0);
+            self.check_spent(run).map_err(|what| format!("run {}: {what}", id.0))?;
             let over = groups().filter(|group| group.over).count() as u32;
             ensure!(over == run.groups_over, "run {}: {over} groups are over and it counts {}", id.0, run.groups_over);
             let ended = over as usize == run.groups.len() && !run.open;
             ensure!(run.end.is_some() == ended, "run {}: {over} of {} groups, {:?}", id.0, run.groups.len(), run.end);
-            let failures: u32 = groups().map(|group| group.failed.len()).sum();
+            let failures = groups().map(|group| group.failed.len()).sum::<u32>() + run.forgotten.failed as u32;
             ensure!(failures == run.failures, "run {}: {failures} failures and it counts {}", id.0, run.failures);
             let mut used = Resources::default();
             for group in groups() {

@@ -52,11 +52,13 @@ pub enum Happening {
     RangeUnmet,
     /// A run was paused with something ready.
     Paused,
+    /// A group of an open run was forgotten.
+    GroupForgotten,
 }
 
 impl Happening {
     /// All of them, in order.
-    pub const ALL: [Happening; 22] = {
+    pub const ALL: [Happening; 23] = {
         use Happening::*;
         [
             Appended,
@@ -81,6 +83,7 @@ impl Happening {
             GateClosed,
             RangeUnmet,
             Paused,
+            GroupForgotten,
         ]
     };
 }

@@ -550,6 +550,11 @@ impl Scheduler {
         let run_id = group.run;
         let Some(run) = self.runs.get_mut(&run_id) else { return };
         run.groups_over += 1;
+        if run.extensible {
+            // What it has waited for may have been kept for its sake alone.
+            self.spent.push(id);
+            self.spent.extend(group.upstreams.iter().map(|upstream| upstream.group));
+        }
         self.end_if_over(run_id, out);
     }
 
@@ -565,10 +570,9 @@ impl Scheduler {
     pub(super) fn end_run(&mut self, id: RunId, out: &mut Outbox) {
         let Some(run) = self.runs.get(&id) else { return };
         let groups = run.groups.iter().filter_map(|id| self.groups.get(id));
-        let (mut failed, mut cancelled) = (run.stopped, false);
+        let (mut failed, mut cancelled) = (run.stopped || run.forgotten.trouble, run.forgotten.cancellation);
         for group in groups {
-            let never = matches!(group.closed, Some(Closed::Skipped(_) | Closed::Refused));
-            failed |= !group.failed.is_empty() || !group.skipped.is_empty() || never;
+            failed |= group.failed_somehow();
             cancelled |= !group.cancelled.is_empty() || group.closed == Some(Closed::Cancelled);
         }
         let end = match (run.cancelling, failed, cancelled) {
@@ -585,11 +589,13 @@ impl Scheduler {
             if let Some(group) = self.groups.get_mut(&group) {
                 group.upstreams = Vec::new();
                 group.downstreams = Vec::new();
+                group.spent = false;
             }
         }
         if let Some(run) = self.runs.get_mut(&id) {
             run.end = Some(end);
             run.throttled.clear();
+            run.spent = Default::default();
         }
         out.push(Output::RunEnded { run: id, end });
         self.retain_ended(id);

@@ -62,6 +62,10 @@ impl Scheduler {
     fn explain_open(&self, group: &Group, run: &Run) -> Explanation {
         let from = group.length_from.map(|group| TaskRef { group, index: 0 });
         let (state, sentence) = match (group.closed, from) {
+            (Some(Closed::Skipped(root)), _) if !self.groups.contains_key(&root.group) => {
+                let root = "a task of an earlier group, which is over and forgotten";
+                (TaskState::Skipped, format!("'{}' never had an element because of {root}", group.name))
+            }
             (Some(Closed::Skipped(root)), _) => {
                 let root = format!("{}, which {}", self.name_of(root), self.ended_how(root));
                 (TaskState::Skipped, format!("'{}' never had an element because of {root}", group.name))
@@ -462,6 +466,9 @@ impl Scheduler {
             Some(root) if self.task_state(root) == Some(TaskState::Cancelled) => {
                 let name = self.groups.get(&root.group).map_or("?", |group| group.name.as_str());
                 format!("it never ran because something of '{name}' that it needs was cancelled")
+            }
+            Some(root) if !self.groups.contains_key(&root.group) => {
+                "it never ran because of a task of an earlier group, which is over and forgotten".to_owned()
             }
             Some(root) => format!("it never ran because of {}, which {}", self.name_of(root), self.ended_how(root)),
             None => "it never ran because something it needs failed".to_owned(),

@@ -4,13 +4,14 @@ use super::depend::Upstream;
 use super::edges::Cells;
 use super::interval_set::IntervalSet;
 use super::ready::ClassKey;
+use super::views::Forgotten;
 use crate::ids::{GroupId, Micros, RunId, SessionId, ShapeId, TaskRef};
 use crate::messages::{OutcomeClass, RunEnd};
 use crate::resources::{ResourceName, Resources};
 use crate::spec::Policy;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Ready tasks of one group that go the same way: the same component, shape and company.
 #[derive(Debug)]
@@ -67,6 +68,8 @@ pub(super) struct Failure {
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) run: RunId,
+    /// Its number within its run.
+    pub(super) ordinal: u32,
     pub(super) name: String,
     /// Interned component.
     pub(super) component: u32,
@@ -122,13 +125,15 @@ pub(super) struct Group {
     pub(super) lost_for_good: IntervalSet,
     /// Committed once and to be made again: not over now, and part of another state.
     pub(super) restoring: IntervalSet,
-    /// The client has no reference on them.
+    /// The client has no reference on them. Element 0 stands for the group itself where it has no element.
     pub(super) let_go: IntervalSet,
     /// Nobody needs them any more.
     pub(super) released: IntervalSet,
     /// Groups that something of this one waits for as a whole, by itself or through what it waits for: none of those may come to
     /// wait for this one.
     pub(super) behind: SmallVec<[GroupId; 2]>,
+    /// It is among [`Run::spent`].
+    pub(super) spent: bool,
     /// Edges of single elements.
     pub(super) cells: Cells,
     /// Results that workers hold, or held and may have to be made again.
@@ -169,8 +174,7 @@ impl Group {
         self.queues.iter().map(|queue| queue.ready.len()).sum()
     }
 
-    /// Everything of it is over and nobody needs any of it: gives back what only tells elements apart that are alike now. An open run
-    /// keeps its groups to its end, and may have many.
+    /// Everything of it is over and nobody needs any of it: gives back what only tells elements apart that are alike now.
     pub(super) fn shrink(&mut self) {
         let sets = [&mut self.waiting, &mut self.backoff, &mut self.restoring, &mut self.let_go, &mut self.released];
         let ends = [&mut self.succeeded, &mut self.failed, &mut self.skipped, &mut self.cancelled];
@@ -223,6 +227,18 @@ impl Group {
         self.closed.is_some() || !(self.failed.is_empty() && self.skipped.is_empty() && self.cancelled.is_empty())
     }
 
+    /// True when something in it failed, or did not run because something else had failed.
+    pub(super) fn failed_somehow(&self) -> bool {
+        let never = matches!(self.closed, Some(Closed::Skipped(_) | Closed::Refused));
+        never || !self.failed.is_empty() || !self.skipped.is_empty()
+    }
+
+    /// The first element that is over without success, or 0.
+    pub(super) fn first_trouble(&self) -> u32 {
+        let firsts = [self.failed.first(), self.skipped.first(), self.cancelled.first()];
+        firsts.into_iter().flatten().min().unwrap_or(0)
+    }
+
     /// Number of the latest attempt of an element; 0 before the first.
     pub(super) fn attempts(&self, index: u32) -> u32 {
         match self.memos.get(&index) {
@@ -267,9 +283,21 @@ pub(super) struct Run {
     /// Run-wide amounts.
     pub(super) totals: Resources,
     pub(super) totals_used: Resources,
-    /// In order of their ordinals.
+    /// Its first group, known or not.
+    pub(super) first_group: GroupId,
+    /// Groups that it has had: the ordinal of the next one.
+    pub(super) groups_added: u32,
+    /// Those that are known, in order of their ordinals.
     pub(super) groups: Vec<GroupId>,
+    /// Of those.
     pub(super) groups_over: u32,
+    /// Those that are over and of no more use, the longest known first. One that turned out to be of use again may be among them.
+    pub(super) spent: VecDeque<GroupId>,
+    /// What is left of those that are not known any more.
+    pub(super) forgotten: Forgotten,
+    /// Shapes and components that such groups had, once each: workers know them by their numbers.
+    pub(super) shapes: BTreeSet<u32>,
+    pub(super) components: BTreeSet<u32>,
     /// Groups and elements may follow.
     pub(super) open: bool,
     /// Groups and elements may follow.
@@ -291,6 +319,6 @@ pub(super) struct Run {
     pub(super) charged: u64,
     /// Groups whose ready tasks wait for the run's totals.
     pub(super) throttled: BTreeSet<GroupId>,
-    /// Tasks of fixed and known lengths.
+    /// Tasks of fixed and known lengths, in groups that are known.
     pub(super) tasks: u64,
 }

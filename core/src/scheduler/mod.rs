@@ -28,6 +28,7 @@ mod edges;
 mod ended;
 mod events;
 mod explain;
+mod forget;
 mod group;
 mod interner;
 pub mod interval_set;
@@ -57,7 +58,7 @@ pub use counts::{Happening, TransitionCounts};
 pub use explain::Explanation;
 pub use scaling::{PoolLoad, WorkerLoad};
 pub use task_table::TaskState;
-pub use views::{GroupView, PoolView, RunView, WorkerView};
+pub use views::{Forgotten, GroupView, PoolView, RunView, WorkerView};
 
 use crate::ids::{GroupId, MILLISECOND, Micros, RunId, SECOND, SessionId, ShapeId, TaskRef};
 use crate::messages::{Input, Outbox};
@@ -90,6 +91,8 @@ pub struct Config {
     pub runs_max: usize,
     /// Most groups of all known runs.
     pub groups_max: usize,
+    /// Groups of one open run that are over, let go of and still known; of the oldest beyond that only the counts are kept.
+    pub groups_kept: usize,
     /// Most live workers.
     pub workers_max: usize,
     /// Most pools remembered.
@@ -122,6 +125,7 @@ impl Config {
             runs_kept: 1_000,
             runs_max: 10_000,
             groups_max: 1_000_000,
+            groups_kept: 256,
             workers_max: 10_000,
             pools_max: 1_024,
             sessions_kept: 256,
@@ -213,6 +217,8 @@ pub struct Scheduler {
     sweeping: Vec<(GroupId, u32, u32)>,
     /// Runs in which nothing follows any more.
     closing: Vec<RunId>,
+    /// Groups of open runs that may have come to be of no more use.
+    spent: Vec<GroupId>,
 }
 
 impl Scheduler {
@@ -259,6 +265,7 @@ impl Scheduler {
             edges_met: Vec::new(),
             sweeping: Vec::new(),
             closing: Vec::new(),
+            spent: Vec::new(),
         }
     }
 
@@ -322,6 +329,7 @@ impl Scheduler {
         self.place(now, out);
         self.steal(out);
         self.sweep(out);
+        self.forget_spent(out);
     }
 
     /// When an [`Input::Tick`] is due: the end of a wait, or the next look at a worker. It may come to nothing.

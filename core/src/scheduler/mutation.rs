@@ -42,12 +42,14 @@ pub enum Mutation {
     OverlookLoss,
     /// A result that is there is made again when one of its holders is lost.
     RestoreTwice,
+    /// A group that is over is forgotten though the client may want its results.
+    ForgetEarly,
 }
 
 impl Mutation {
     /// All of them.
     #[cfg(any(test, feature = "mutations"))]
-    pub const ALL: [Mutation; 19] = [
+    pub const ALL: [Mutation; 20] = [
         Mutation::DropAttemptFence,
         Mutation::ForgetRelease,
         Mutation::ChargeNeighbour,
@@ -67,6 +69,7 @@ impl Mutation {
         Mutation::IgnorePause,
         Mutation::OverlookLoss,
         Mutation::RestoreTwice,
+        Mutation::ForgetEarly,
     ];
 }
 

@@ -23,13 +23,17 @@ impl Scheduler {
         let Some(group) = self.groups.get_mut(&id).filter(|group| group.kept) else { return };
         // Of a growing group also what is yet to come.
         let most = match (group.growing, group.length) {
-            (false, Some(length)) => length,
+            (false, Some(length)) => length.max(1),
             _ => u32::MAX,
         };
         let end = first.saturating_add(count).min(most);
         if group.let_go.insert_range(first, end) > 0 {
             self.counts.note(Happening::LetGo);
             self.sweeping.push((id, first, end));
+            if group.unsettled == 0 {
+                // Nothing of one without elements is ever released.
+                self.spent.push(id);
+            }
         }
     }
 
@@ -236,11 +240,13 @@ impl Scheduler {
     fn free_edge_and(&mut self, at: u32, change: impl FnOnce(&mut super::edges::Cell)) {
         let edges = &mut self.edges;
         let up = edges.get(at).up;
-        if let Some(group) = self.groups.get_mut(&up.group) {
-            group.cells.change(up.index, |cell| {
+        match self.groups.get_mut(&up.group) {
+            Some(group) => group.cells.change(up.index, |cell| {
                 change(cell);
                 edges.kill(at, cell);
-            });
+            }),
+            // What merely followed its upstream task, which is forgotten: nobody counts it.
+            None => edges.free_apart(at),
         }
     }
 
@@ -369,8 +375,9 @@ impl Scheduler {
             self.free_inputs(task, Standing::Heir);
         }
         let group = self.group_mut(id);
-        if group.over && !group.growing && group.length.is_some_and(|length| group.released.contains_range(0, length)) {
+        if group.over && !group.growing && group.length.is_some_and(|length| group.released.len() >= length) {
             group.shrink();
+            self.spent.push(id);
         }
         self.look_at_inputs(id, first, end);
     }

@@ -6,7 +6,7 @@
 use super::Scheduler;
 use super::accept::{Before, Refusal};
 use super::counts::Happening;
-use super::depend::{End, Settled, UpstreamKind};
+use super::depend::{End, Settled, Upstream, UpstreamKind};
 use super::group::{Closed, Group};
 use crate::ids::{GroupId, RunId, TaskRef};
 use crate::messages::{Edge, Outbox, Output};
@@ -31,24 +31,29 @@ impl Scheduler {
         let Some(run) = self.runs.get(&id).filter(|run| run.open) else {
             return refuse(out, "E_RUN_CLOSED", format!("run {} is not open: no group can be added to it", id.0));
         };
-        if run.groups.len() as u32 != ordinal {
-            let message = format!("group {ordinal} was added to run '{}', which has {} groups", run.name, run.groups.len());
+        if run.groups_added != ordinal || ordinal == u32::MAX {
+            let message = format!("group {ordinal} was added to run '{}', which has had {} groups", run.name, run.groups_added);
             return refuse(out, "E_GROUP_ORDINAL", message);
         }
         if run.groups.len() >= GROUPS_PER_OPEN_RUN_MAX || self.groups.len() >= self.config.groups_max {
             let message = format!(
-                "run '{}' has {} groups and the scheduler {}: the limits are {GROUPS_PER_OPEN_RUN_MAX} and {}",
+                "run '{}' has {} groups that are not over and let go of, and the scheduler {}: the limits are \
+                 {GROUPS_PER_OPEN_RUN_MAX} and {}",
                 run.name,
                 run.groups.len(),
                 self.groups.len(),
                 self.config.groups_max
             );
+            // The ordinal is taken: the client counts on.
+            if let Some(run) = self.runs.get_mut(&id) {
+                run.groups_added += 1;
+            }
             return refuse(out, "E_TOO_MANY_GROUPS", message);
         }
         let totals: Vec<(ResourceName, u64)> = run.totals.custom.to_vec();
         let group = GroupId(self.next_group);
         let from = match spec.length {
-            Length::From(from) => run.groups.get(from).copied(),
+            Length::From(from) => self.group_at(run, from),
             Length::Fixed(_) | Length::Growing => None,
         };
         let checked = self.accept_added(id, ordinal, &spec, &totals);
@@ -86,12 +91,21 @@ impl Scheduler {
         ordinal: u32,
         spec: &GroupSpec,
         totals: &[(ResourceName, u64)],
-    ) -> Result<Vec<super::depend::Upstream>, Refusal> {
+    ) -> Result<Vec<Upstream>, Refusal> {
         let run = self.runs.get(&run).ok_or_else(|| ("E_RUN_CLOSED", "there is no such run".to_owned()))?;
         let before = |at: usize| {
-            let id = *run.groups.get(at)?;
+            let id = self.group_at(run, at)?;
             self.groups.get(&id).map(|group| Before::known(id, group))
         };
+        let from = if let Length::From(from) = spec.length { Some(from) } else { None };
+        let named = spec.dependencies.iter().map(|dependency| dependency.group).chain(from);
+        if let Some(gone) = named.into_iter().find(|at| *at < ordinal as usize && before(*at).is_none()) {
+            let message = format!(
+                "group '{}' depends on group {gone} of its run, which is over, was let go of and is forgotten, or never was",
+                super::accept::shown(&spec.name)
+            );
+            return Err(("E_RELEASED", message));
+        }
         let upstreams = self.accept_group(totals, ordinal as usize, spec, before)?;
         let length = if let Length::Fixed(length) = spec.length { u64::from(length) } else { 0 };
         if run.tasks + length > TASKS_PER_RUN_MAX {
@@ -133,13 +147,12 @@ impl Scheduler {
         let (up_id, data) = (upstream.group, upstream.data);
         let Some(up) = self.groups.get(&up_id) else { return };
         let first_trouble = |up: &Group| {
-            let firsts = [up.failed.first(), up.skipped.first(), up.cancelled.first()];
-            let index = firsts.into_iter().flatten().min().unwrap_or(0);
+            let index = up.first_trouble();
             let root = match up.closed {
                 Some(Closed::Skipped(root)) => Some(root),
                 _ => up.root_of(index),
             };
-            root.unwrap_or(TaskRef { group: up_id, index })
+            self.known_root(root, TaskRef { group: up_id, index })
         };
         match &upstream.kind {
             UpstreamKind::Whole => {
@@ -172,7 +185,8 @@ impl Scheduler {
                     }
                     let reached = self.group_of(id).upstreams[ordinal as usize].reach(first, end);
                     for (from, to) in reached {
-                        self.skip_range(id, from, to, root.unwrap_or(TaskRef { group: up_id, index: first }), out);
+                        let root = self.known_root(root, TaskRef { group: up_id, index: first });
+                        self.skip_range(id, from, to, root, out);
                     }
                 }
                 for (first, end) in counted {
@@ -192,7 +206,7 @@ impl Scheduler {
         match group.in_trouble(index) {
             false => Wait::Unmet,
             true if always => Wait::Met,
-            true => Wait::Never(group.root_of(index).unwrap_or(up)),
+            true => Wait::Never(self.known_root(group.root_of(index), up)),
         }
     }
 
@@ -208,9 +222,9 @@ impl Scheduler {
         last: bool,
         out: &mut Outbox,
     ) {
-        let ordinal = self.runs.get(&run_id).and_then(|run| run.groups.binary_search(&id).ok());
-        let Some(ordinal) = ordinal.map(|at| at as u32) else {
-            let message = format!("group {} is none of run {}", id.0, run_id.0);
+        let known = self.groups.get(&id).filter(|group| group.run == run_id);
+        let Some(ordinal) = known.map(|group| group.ordinal) else {
+            let message = format!("group {} is none of run {}, or is over and forgotten", id.0, run_id.0);
             out.push(Output::Rejected { run: run_id, ordinal: u32::MAX, first, count, code: "E_GROUP", message });
             return;
         };
@@ -224,6 +238,12 @@ impl Scheduler {
                 if self.starts_nothing(id) {
                     self.cancel_unstarted(id, first, first + count, out);
                 } else if let Some(root) = group.doomed {
+                    let trouble = |up: &Upstream| {
+                        let known = self.groups.get(&up.group).filter(|known| known.has_trouble())?;
+                        Some(TaskRef { group: up.group, index: known.first_trouble() })
+                    };
+                    let nearest = group.upstreams.iter().find_map(trouble).unwrap_or(root);
+                    let root = self.known_root(Some(root), nearest);
                     self.skip_range(id, first, first + count, root, out);
                 } else {
                     self.add_edges(id, (first, count), &refused, edges, out);
@@ -340,7 +360,13 @@ impl Scheduler {
                     let (name, index) = (&up.name, upstream.index);
                     Some(("E_EDGE", format!("it waits for {name}[{index}], which is not there before it")))
                 }
-                None => Some(("E_EDGE", format!("it waits for an element of group {}, which its run has not", upstream.group.0))),
+                None => {
+                    let message = format!(
+                        "it waits for an element of group {}, which its run has not, or which is over, was let go of and is forgotten",
+                        upstream.group.0
+                    );
+                    Some(("E_EDGE", message))
+                }
             };
             refused.extend(refusal.map(|refusal| (element, refusal)));
         }

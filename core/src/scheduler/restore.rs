@@ -261,7 +261,7 @@ impl Scheduler {
         }
         let root = |id: GroupId, index: u32| {
             let up = self.groups.get(&id).filter(|up| up.in_trouble(index))?;
-            Some(up.root_of(index).unwrap_or(TaskRef { group: id, index }))
+            Some(self.known_root(up.root_of(index), TaskRef { group: id, index }))
         };
         for upstream in &group.upstreams {
             let whole = matches!(upstream.kind, UpstreamKind::Whole);

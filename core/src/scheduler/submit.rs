@@ -6,17 +6,19 @@ use super::depend::{End, Settled, Upstream};
 use super::group::{Group, Run};
 use super::interval_set::IntervalSet;
 use super::ready::ClassKey;
+use super::views::Forgotten;
 use crate::ids::{GroupId, RunId, ShapeId};
 use crate::messages::{Outbox, Output};
 use crate::resources::{ResourceName, Resources};
 use crate::spec::{GroupSpec, Length, RunSpec};
+use std::collections::VecDeque;
 
 impl Scheduler {
     /// Takes a run or refuses it.
     pub(super) fn submit(&mut self, spec: RunSpec, out: &mut Outbox) {
         let client_key = spec.client_key;
         if let Some(&run) = self.client_keys.get(&client_key) {
-            let first_group = self.runs.get(&run).and_then(|run| run.groups.first().copied()).unwrap_or(GroupId(0));
+            let first_group = self.runs.get(&run).map_or(GroupId(0), |run| run.first_group);
             out.push(Output::Submitted { client_key, run, first_group, known: true });
             return;
         }
@@ -44,8 +46,14 @@ impl Scheduler {
             max_failures: spec.max_failures,
             totals,
             totals_used: Resources::default(),
+            first_group: if count > 0 { first_group } else { GroupId(0) },
+            groups_added: 0,
             groups: Vec::with_capacity(spec.groups.len()),
             groups_over: 0,
+            spent: VecDeque::new(),
+            forgotten: Forgotten::default(),
+            shapes: Default::default(),
+            components: Default::default(),
             open: spec.open || spec.keeps,
             kept: spec.open || spec.keeps,
             extensible: spec.open,
@@ -107,6 +115,11 @@ impl Scheduler {
             from.openers.push(id);
         }
         if let Some(run) = self.runs.get_mut(&run_id) {
+            if run.groups_added == 0 {
+                run.first_group = id;
+            }
+            group.ordinal = run.groups_added;
+            run.groups_added += 1;
             run.groups.push(id);
             run.tasks += u64::from(group.length.unwrap_or(0));
             group.kept = run.kept;
@@ -152,6 +165,7 @@ impl Scheduler {
         let queue = self.new_queue(ClassKey { component, shape, alone: false });
         Group {
             run,
+            ordinal: 0,
             name: spec.name,
             component,
             priority: spec.priority,
@@ -189,6 +203,7 @@ impl Scheduler {
             let_go: IntervalSet::new(),
             released: IntervalSet::new(),
             behind: Default::default(),
+            spent: false,
             cells: Default::default(),
             objects: Default::default(),
             memos: Default::default(),
@@ -228,6 +243,12 @@ impl Scheduler {
             for shape in group.grown {
                 self.shapes.release(shape.0);
             }
+        }
+        for shape in run.shapes {
+            self.shapes.release(shape);
+        }
+        for component in run.components {
+            self.components.release(component);
         }
     }
 }

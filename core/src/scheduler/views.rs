@@ -17,8 +17,10 @@ pub struct RunView {
     pub owner: String,
     /// Its first group. Those that it was submitted with follow it; see [`Scheduler::run_groups`] for all of an open run.
     pub first_group: GroupId,
-    /// How many groups it has.
+    /// How many groups it has had.
     pub groups: u32,
+    /// What is known of those that were forgotten.
+    pub forgotten: Forgotten,
     /// Groups and elements may follow.
     pub open: bool,
     /// Nothing of it is dispatched: its client does not read its results.
@@ -33,6 +35,27 @@ pub struct RunView {
     pub failures: u32,
     /// Cpu time used and expected of what runs, in micros, as the fair pick counts it: a new run starts level with the others.
     pub charged: u64,
+}
+
+/// Groups of an open run that are over and of which nobody can want anything any more, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// How many groups.
+    pub groups: u32,
+    /// Tasks over with a committed result.
+    pub succeeded: u64,
+    /// Over without.
+    pub failed: u64,
+    /// Never ran because something they need failed.
+    pub skipped: u64,
+    /// Ended by request or by `max_failures`.
+    pub cancelled: u64,
+    /// Attempts that were followed by another one.
+    pub retried: u64,
+    /// Something was not as it should be: a task failed or was skipped, or a group never had an element because of that.
+    pub trouble: bool,
+    /// Something was cancelled.
+    pub cancellation: bool,
 }
 
 /// A group as it is now. The counts add up to `length`.
@@ -117,8 +140,9 @@ impl Scheduler {
         Some(RunView {
             name: run.name.clone(),
             owner: run.owner.clone(),
-            first_group: run.groups.first().copied().unwrap_or(GroupId(0)),
-            groups: run.groups.len() as u32,
+            first_group: run.first_group,
+            groups: run.groups_added,
+            forgotten: run.forgotten,
             open: run.open,
             paused: run.paused,
             end: run.end,
@@ -140,7 +164,7 @@ impl Scheduler {
         self.runs.keys().copied()
     }
 
-    /// Groups of a run, in order of their ordinals.
+    /// Groups of a run that are known, in order of their ordinals.
     pub fn run_groups(&self, run: RunId) -> impl Iterator<Item = GroupId> + '_ {
         self.runs.get(&run).into_iter().flat_map(|run| run.groups.iter().copied())
     }

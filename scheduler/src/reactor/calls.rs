@@ -11,6 +11,8 @@ use crate::convert;
 
 /// Tasks in one listing.
 const LIST_MAX: u32 = 10_000;
+/// The row of those groups of an open run that are over and forgotten: no group can have this name.
+const FORGOTTEN: &str = "(forgotten)";
 
 impl Reactor {
     /// The run of this name; `@last` or nothing is the newest.
@@ -30,7 +32,14 @@ impl Reactor {
     fn wanted_group(&self, run: RunId, name: &str) -> Result<std::sync::Arc<super::GroupInfo>, Status> {
         let groups = self.runs.get(&run).into_iter().flat_map(|run| run.group_ids());
         let found = groups.filter_map(|id| self.groups.get(&id)).find(|group| group.spec.name == name);
-        found.cloned().ok_or_else(|| Status::not_found(format!("the run has no group `{name}`")))
+        found.cloned().ok_or_else(|| {
+            let forgotten = self.machine.run(run).map_or(0, |run| run.forgotten.groups);
+            let but = match forgotten {
+                0 => String::new(),
+                groups => format!("; of {groups} groups that are over and let go of it knows the sum only, as `{FORGOTTEN}`"),
+            };
+            Status::not_found(format!("the run has no group `{name}`{but}"))
+        })
     }
 
     pub(crate) fn progress(&self, id: RunId) -> v1::RunProgress {
@@ -43,7 +52,7 @@ impl Reactor {
             Some(RunEnd::Failed) => v1::RunState::Failed,
             Some(RunEnd::Cancelled) => v1::RunState::Cancelled,
         };
-        let groups = run.group_ids().filter_map(|group| self.group_counts(group)).collect();
+        let groups = run.group_ids().filter_map(|group| self.group_counts(group)).chain(self.forgotten_counts(id)).collect();
         v1::RunProgress {
             run: run.spec.name.clone(),
             state: state.into(),
@@ -71,6 +80,22 @@ impl Reactor {
             skipped: view.skipped,
             cancelled: view.cancelled,
             retried: view.retried,
+        })
+    }
+
+    /// The groups of an open run that are over and of which only this is kept, in one row.
+    fn forgotten_counts(&self, id: RunId) -> Option<v1::GroupCounts> {
+        let sum = self.machine.run(id)?.forgotten;
+        let count = |tasks: u64| u32::try_from(tasks).unwrap_or(u32::MAX);
+        (sum.groups > 0).then(|| v1::GroupCounts {
+            group: FORGOTTEN.to_owned(),
+            length: count(sum.succeeded + sum.failed + sum.skipped + sum.cancelled),
+            succeeded: count(sum.succeeded),
+            failed: count(sum.failed),
+            skipped: count(sum.skipped),
+            cancelled: count(sum.cancelled),
+            retried: count(sum.retried),
+            ..Default::default()
         })
     }
 

@@ -495,6 +495,7 @@ impl Reactor {
                 self.reject(run, ordinal, first, count, &convert::Refused::new(code, message, ""));
             }
             Output::Released { group, first, count } => self.released(group, first, count),
+            Output::GroupForgotten { run, group } => self.group_forgotten(run, group),
             Output::DropObject { session, task } => self.drop_object(session, task),
             Output::Restored { task, attempt, session, token } => self.restored(task, attempt, session, token),
             Output::RunEnded { run, end } => self.run_ended(run, end),

@@ -29,7 +29,7 @@ impl Reactor {
         let Some(id) = self.open_run(client, frame.run) else { return Err("a group for a run that is not this client's") };
         let spec = frame.spec.unwrap_or_default();
         let Some(run) = self.runs.get(&id) else { return Ok(()) };
-        if frame.group as usize != run.groups.len() {
+        if frame.group != run.groups_added {
             return Err("groups of a run are numbered on");
         }
         let (core, refused) = match self.checked_group(&spec, frame.group) {
@@ -46,7 +46,7 @@ impl Reactor {
             (Some(group), None) => self.take_in_group(id, group, frame.group, spec),
             (_, refused) => {
                 let Some(run) = self.runs.get_mut(&id) else { return Ok(()) };
-                run.groups.push(None);
+                run.groups_added += 1;
                 // The machine's own refusal follows from the outbox, unless it was given a group only to refuse it.
                 if let Some(refused) = refused {
                     self.outbox.truncate(before);
@@ -75,7 +75,8 @@ impl Reactor {
         // A growing group has no parameters of its own: its elements differ by what is appended.
         let Ok(space) = Space::with_length(&parameters, spec.length) else { return };
         let Some(info) = self.runs.get_mut(&run) else { return };
-        info.groups.push(Some(group));
+        info.groups.insert(ordinal, group);
+        info.groups_added += 1;
         let recorded = info.is_recorded();
         let deliver_to = info.client.filter(|_| spec.deliver);
         let info = runs::GroupInfo { id: group, run, ordinal, spec, space, read_by_others: true, recorded, deliver_to };
@@ -84,11 +85,12 @@ impl Reactor {
 
     pub(super) fn append(&mut self, client: u64, frame: v1::Append) -> Result<(), &'static str> {
         let Some(id) = self.open_run(client, frame.run) else { return Err("elements for a run that is not this client's") };
-        let Some(known) = self.runs.get(&id).and_then(|run| run.groups.get(frame.group as usize).copied()) else {
+        let Some(run) = self.runs.get(&id).filter(|run| frame.group < run.groups_added) else {
             return Err("elements for a group that was never added");
         };
-        let Some(group) = known else {
-            let refused = Refused::new("E_GROUP_REFUSED", "the group of these elements was refused", "see the group's refusal");
+        let Some(group) = run.group(frame.group) else {
+            let message = "the group of these elements was refused, or is over and let go of";
+            let refused = Refused::new("E_GROUP_REFUSED", message, "see the group's refusal");
             self.reject(id, frame.group, frame.first, frame.count, &refused);
             return Ok(());
         };
@@ -162,9 +164,11 @@ impl Reactor {
         }
         let Some(info) = self.runs.get(&run) else { return Ok(Vec::new()) };
         let task = |(&group, &index): (&u32, &u32)| {
-            let known = info.groups.get(group as usize).copied().ok_or("an input of a group that was never added")?;
-            // A refused group has no number: no task of it is known, and the machine refuses what waits for one.
-            Ok(TaskRef { group: known.unwrap_or(GroupId(0)), index })
+            if group >= info.groups_added {
+                return Err("an input of a group that was never added");
+            }
+            // A refused or forgotten group has no number: no task of it is known, and the machine refuses what waits for one.
+            Ok(TaskRef { group: info.group(group).unwrap_or(GroupId(0)), index })
         };
         groups.iter().zip(indices).map(task).collect()
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use scalable_core::ids::{GroupId, RunId, SessionId, TaskRef};
-use scalable_core::messages::Input;
+use scalable_core::messages::{Input, Stored};
 use scalable_proto::v1;
 use scalable_store::Holder;
 
@@ -295,13 +295,19 @@ impl Reactor {
         if !pending.has_outputs() {
             return;
         }
-        let Some(group) = self.groups.get(&task.group).cloned() else { return };
         let Some(held) = self.outputs.held.get_mut(&task).filter(|held| held.attempt == attempt) else { return };
         held.stored = true;
         let dropped = if held.dropping { std::mem::take(&mut held.holders) } else { Vec::new() };
         for session in dropped {
             self.drop_copy(session, task);
         }
+        let open = |group: &GroupInfo| self.runs.get(&group.run).is_some_and(|run| run.spec.open);
+        let of = self.groups.get(&task.group).cloned();
+        let Some(group) = of.filter(|group| !open(group) || self.machine.stored(task) != Stored::None) else {
+            // It was let go of before it was copied; its group may be forgotten by now.
+            self.outputs_released(task.group, task.index, 1);
+            return;
+        };
         // What is not to be kept is only on workers: it stays what can be lost and made again.
         let only_copied = !group.has_discarded();
         if only_copied {
@@ -450,8 +456,12 @@ impl Reactor {
         }
         for index in first..first.saturating_add(count) {
             let task = TaskRef { group, index };
-            let Some(held) = self.outputs.held.get_mut(&task).filter(|held| held.stored) else { continue };
-            for session in std::mem::take(&mut held.holders) {
+            let copying = |held: &Held| !held.stored && self.outputs.copies.contains_key(&(task, held.attempt));
+            if self.outputs.held.get(&task).is_none_or(copying) {
+                continue;
+            }
+            let held = self.outputs.held.remove(&task);
+            for session in held.into_iter().flat_map(|held| held.holders) {
                 self.drop_copy(session, task);
             }
         }

@@ -168,6 +168,10 @@ impl Reactor {
                 self.payloads.remove(&group);
             }
         }
+        let run = self.groups.get(&group).and_then(|info| self.runs.get_mut(&info.run));
+        if let Some(run) = run.filter(|run| run.spec.open) {
+            run.release_objects(group, first, count);
+        }
         self.outputs_released(group, first, count);
     }
 

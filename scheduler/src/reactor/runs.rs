@@ -1,5 +1,6 @@
 //! What is known of runs beside the machine: templates, parameters, objects, failures; and what goes into the records.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -194,8 +195,10 @@ pub(super) struct Stored {
 /// A run as everybody but the machine needs it.
 pub(super) struct RunInfo {
     pub(super) spec: v1::RunSpec,
-    /// By ordinal; nothing for one that was refused.
-    pub(super) groups: Vec<Option<GroupId>>,
+    /// By ordinal; without those that were refused, and those that the machine has forgotten.
+    pub(super) groups: BTreeMap<u32, GroupId>,
+    /// How many it has had: the ordinal of the next one.
+    pub(super) groups_added: u32,
     /// Whose it is, as long as it is open.
     pub(super) client: Option<u64>,
     /// Its client's user does not keep up.
@@ -216,11 +219,11 @@ pub(super) struct RunInfo {
 
 impl RunInfo {
     pub(super) fn group(&self, ordinal: u32) -> Option<GroupId> {
-        self.groups.get(ordinal as usize).copied().flatten()
+        self.groups.get(&ordinal).copied()
     }
 
     pub(super) fn group_ids(&self) -> impl Iterator<Item = GroupId> + '_ {
-        self.groups.iter().copied().flatten()
+        self.groups.values().copied()
     }
 
     /// False where it has no directory to record anything in.
@@ -231,6 +234,18 @@ impl RunInfo {
     /// Its client has not fetched it, and is waited for.
     pub(super) fn awaits_client(&self, ttl: Duration) -> bool {
         self.spec.fetched && !self.fetched && self.to_fetch_since.is_none_or(|since| since.elapsed() < ttl)
+    }
+
+    /// Nobody reads what these elements have left any more.
+    pub(super) fn release_objects(&mut self, group: GroupId, first: u32, count: u32) {
+        let kept = self.objects.len();
+        if kept <= count as usize {
+            let end = first.saturating_add(count);
+            return self.objects.retain(|task, _| task.group != group || !(first..end).contains(&task.index));
+        }
+        for index in first..first.saturating_add(count) {
+            self.objects.remove(&TaskRef { group, index });
+        }
     }
 
     pub(super) fn object(&self, task: TaskRef, output: usize) -> Option<&Stored> {
@@ -288,7 +303,7 @@ impl Reactor {
             groups.push(info.clone());
             self.groups.insert(id, info);
         }
-        let ids = groups.iter().map(|group| Some(group.id)).collect();
+        let ids: BTreeMap<u32, GroupId> = groups.iter().map(|group| (group.ordinal, group.id)).collect();
         let mut header = spec.clone();
         // The templates live in the groups; what stays here is what the announcement of the run needs.
         for group in &mut header.groups {
@@ -314,6 +329,7 @@ impl Reactor {
         }
         let info = RunInfo {
             spec: header,
+            groups_added: ids.len() as u32,
             groups: ids,
             client,
             paused: false,
@@ -503,7 +519,7 @@ impl Reactor {
         run.dirty = true;
         run.objects = FxHashMap::default();
         for session in self.workers.values_mut() {
-            session.send_control(v1::scheduler_control::Body::Release(v1::Release { runs: vec![id.0] }));
+            session.send_control(v1::scheduler_control::Body::Release(v1::Release { runs: vec![id.0], groups: Vec::new() }));
         }
         self.open_runs.retain(|open| *open != id);
         for group in self.runs.get(&id).into_iter().flat_map(|run| run.group_ids()) {
@@ -515,6 +531,18 @@ impl Reactor {
                 self.record(Record::RunEnded { run: id, end, counts: progress.groups, outputs_missing: missing });
             }
             false => self.unrecorded.push(id),
+        }
+    }
+
+    /// A group of an open run is over and of no more use to anybody: nothing of it is kept but its counts, which the machine has.
+    pub(super) fn group_forgotten(&mut self, run: RunId, group: GroupId) {
+        self.payloads.remove(&group);
+        for worker in self.workers.values_mut() {
+            worker.group_forgotten(group);
+        }
+        if let (Some(info), Some(run)) = (self.groups.remove(&group), self.runs.get_mut(&run)) {
+            run.groups.remove(&info.ordinal);
+            run.dirty = true;
         }
     }
 

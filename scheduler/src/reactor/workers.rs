@@ -45,6 +45,8 @@ pub(super) struct WorkerSession {
     shapes: FxHashSet<ShapeId>,
     columns: Columns,
     dropped: v1::DropObjects,
+    /// Groups that it may forget, to be said with the next flush.
+    forgotten: Vec<u32>,
     stored: v1::AttemptsStored,
     /// Holders of objects that it knows.
     peers: FxHashSet<u32>,
@@ -66,6 +68,7 @@ impl WorkerSession {
             shapes: FxHashSet::default(),
             columns: Columns::default(),
             dropped: v1::DropObjects::default(),
+            forgotten: Vec::new(),
             stored: v1::AttemptsStored::default(),
             peers: FxHashSet::default(),
             announced: None,
@@ -104,6 +107,13 @@ impl WorkerSession {
         self.dropped.index.push(task.index);
     }
 
+    /// It need not know this group any more, if it did; said with the next flush.
+    pub(super) fn group_forgotten(&mut self, group: GroupId) {
+        if self.groups.remove(&group) {
+            self.forgotten.push(group.0);
+        }
+    }
+
     /// It need not stay for what this attempt has left; said with the next flush.
     pub(super) fn attempt_stored(&mut self, task: TaskRef, attempt: u32) {
         self.stored.group.push(task.group.0);
@@ -118,6 +128,10 @@ impl WorkerSession {
         if !self.dropped.group.is_empty() {
             let dropped = std::mem::take(&mut self.dropped);
             self.send_control(v1::scheduler_control::Body::Drop(dropped));
+        }
+        if !self.forgotten.is_empty() {
+            let groups = std::mem::take(&mut self.forgotten);
+            self.send_control(v1::scheduler_control::Body::Release(v1::Release { runs: Vec::new(), groups }));
         }
         if !self.stored.group.is_empty() {
             let stored = std::mem::take(&mut self.stored);

@@ -142,15 +142,17 @@ struct Worker {
     control: (UnboundedSender<v1::WorkerControl>, Streaming<v1::SchedulerControl>),
     data: (UnboundedSender<v1::WorkerData>, Streaming<v1::SchedulerData>),
     sent: u64,
+    /// Groups that it was told to forget are said there.
+    forgotten: UnboundedSender<u32>,
 }
 
 impl Worker {
-    async fn register(scheduler: &Scheduler) -> Worker {
+    async fn register(scheduler: &Scheduler, forgotten: UnboundedSender<u32>) -> Worker {
         let mut service: WorkerServiceClient<Authorized> = WorkerServiceClient::new(channel(scheduler).await);
         let (control, incoming, welcome) = open_control(&mut service, hello(0, 0, v1::Acks::default())).await;
         assert_eq!(welcome.object_key.len(), 32);
         let (data, data_in, _) = open_data(&mut service, welcome.session, welcome.epoch, 0).await;
-        Worker { control: (control, incoming), data: (data, data_in), sent: 0 }
+        Worker { control: (control, incoming), data: (data, data_in), sent: 0, forgotten }
     }
 
     /// Executes what it is sent, for ever.
@@ -158,7 +160,15 @@ impl Worker {
         loop {
             tokio::select! {
                 frame = self.control.1.message() => {
-                    let _ = frame.unwrap().expect("control stays open");
+                    let frame = frame.unwrap().expect("control stays open");
+                    let acks = Some(v1::Acks { control: frame.seq, data: 0 });
+                    self.control.0.send(v1::WorkerControl { seq: 0, acks, body: None }).unwrap();
+                    if let Some(v1::scheduler_control::Body::Release(release)) = frame.body {
+                        for group in release.groups {
+                            // Most tests do not look.
+                            let _ = self.forgotten.send(group);
+                        }
+                    }
                 }
                 frame = self.data.1.message() => {
                     let frame = frame.unwrap().expect("data stays open");
@@ -203,8 +213,11 @@ impl Worker {
     }
 }
 
-async fn with_worker(scheduler: &Scheduler) {
-    tokio::spawn(Worker::register(scheduler).await.serve());
+/// Starts a worker; what comes out are the groups that it was told to forget.
+async fn with_worker(scheduler: &Scheduler) -> tokio::sync::mpsc::UnboundedReceiver<u32> {
+    let (forgotten, told) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(Worker::register(scheduler, forgotten).await.serve());
+    told
 }
 
 fn ok(text: &str) -> Result<Vec<u8>, v1::OutcomeClass> {
@@ -326,4 +339,59 @@ async fn a_client_whose_user_takes_nothing_pauses_its_run_until_the_user_does() 
         }
     }
     assert!(paused);
+}
+
+#[tokio::test]
+async fn groups_that_are_over_and_let_go_of_are_forgotten_everywhere_but_in_the_sum() {
+    const GROUPS: u32 = 300;
+    /// Of so many it can still be said how they ended.
+    const KEPT: u32 = 256;
+    let scheduler = Scheduler::start();
+    let mut forgotten = with_worker(&scheduler).await;
+    let mut client = Client::with_open_run(&scheduler, "run-e", 5).await;
+    for group in 0..GROUPS {
+        client.add_function(group, 0);
+        client.send(Data::Append(v1::Append { last: true, ..appended(client.run, group, 0, &["x"]) }));
+        assert_eq!(client.ends(1).await, BTreeMap::from([((group, 0), ok("x"))]));
+        let release = v1::ReleaseResults { run: client.run, group: vec![group], first: vec![0], count: vec![1] };
+        client.say(v1::client_control::Body::Release(release));
+    }
+    let mut told = std::collections::BTreeSet::new();
+    while (told.len() as u32) < GROUPS - KEPT {
+        assert!(told.insert(forgotten.recv().await.expect("the worker lives")), "a group is forgotten once");
+    }
+    let mut control = v1::control_service_client::ControlServiceClient::new(channel(&scheduler).await);
+    let status = control.get_status(v1::StatusRequest { run: "run-e".to_owned() }).await.unwrap().into_inner();
+    let groups = status.run.unwrap().groups;
+    assert_eq!(groups.len() as u32, KEPT + 1);
+    let sum = groups.last().unwrap();
+    assert_eq!((sum.group.as_str(), sum.length, sum.succeeded), ("(forgotten)", GROUPS - KEPT, GROUPS - KEPT));
+    assert_eq!(groups.iter().map(|group| group.succeeded).sum::<u32>(), GROUPS);
+    let asked = v1::ExplainRequest { run: "run-e".to_owned(), group: "f0".to_owned(), index: 0 };
+    let refused = control.explain(asked).await.unwrap_err();
+    assert!(refused.message().contains("44 groups that are over and let go of"), "{refused:?}");
+
+    // Whatever still names one is refused, and the rest goes on.
+    let release = v1::ReleaseResults { run: client.run, group: vec![0], first: vec![0], count: vec![1] };
+    client.say(v1::client_control::Body::Release(release));
+    client.say(v1::client_control::Body::Locate(v1::LocateResult { run: client.run, group: 0, index: 0 }));
+    client.append(0, 1, &["late"]);
+    client.add_function(GROUPS, 1);
+    let input = v1::ElementInput { input: 0, group: vec![0, GROUPS - 1], index: vec![0, 0] };
+    client.send(Data::Append(v1::Append { inputs: vec![input], ..appended(client.run, GROUPS, 0, &["y", "z"]) }));
+    client.add_function(GROUPS + 1, 0);
+    client.append(GROUPS + 1, 0, &["last"]);
+    let (mut rejected, mut done) = (Vec::new(), None);
+    while done.is_none() {
+        match client.told().await {
+            Told::Rejected(refused) => rejected.push((refused.group, refused.first, refused.refusal.unwrap().code)),
+            Told::Results(batch) => done = Some((batch.group, batch.results.to_vec())),
+            _ => {}
+        }
+    }
+    let code = |group, first, code: &str| (group, first, code.to_owned());
+    // The other one is known, and let go of.
+    let expected = [code(0, 1, "E_GROUP_REFUSED"), code(GROUPS, 0, "E_EDGE"), code(GROUPS, 1, "E_RELEASED")];
+    assert_eq!(rejected, expected);
+    assert_eq!(done, Some((GROUPS + 1, b"last".to_vec())));
 }

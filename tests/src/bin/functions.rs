@@ -172,6 +172,30 @@ async fn drive(words: &[&str]) -> Result<(), Error> {
             let made = made.gather().await?;
             println!("{}", made.iter().enumerate().all(|(n, object)| *object == vec![n as u8; bytes as usize]));
         }
+        // Says when the first results are there, reads on when they come, and says how many there were and whether they were right.
+        ["flood", tasks, bytes] => {
+            let (tasks, bytes): (u64, u64) = (tasks.parse().unwrap(), bytes.parse().unwrap());
+            let (mut seen, mut right) = (0, 0);
+            let filled = session.map(fill, (scalable::same(bytes), (0..tasks).map(|n| n as u8)));
+            let each = |n: usize, result: Result<Vec<u8>, Error>| {
+                let result = result?;
+                seen += 1;
+                right += u64::from(result.len() as u64 == bytes && result.iter().all(|byte| *byte == n as u8));
+                if seen == 10 {
+                    println!("begun");
+                }
+                Ok(())
+            };
+            filled.for_each(each).await?;
+            println!("{seen} {right}");
+        }
+        // So many sessions beside this one, one after the other, that do nothing.
+        ["sessions", sessions] => {
+            for _ in 0..sessions.parse::<u32>().unwrap() {
+                drop(Session::from_env().await?);
+            }
+            println!("{}", session.submit(add, (1, 1)).await?.await?);
+        }
         ["wait", gate, tasks] => {
             let tasks: u64 = tasks.parse().unwrap();
             let waits = session.map(wait_for, (scalable::same((*gate).to_owned()), 0..tasks)).await?;

@@ -15,16 +15,16 @@ use tonic::{Code, Request};
 use super::by_hand::scheduler_and_monitoring;
 
 /// Runs `talk` with a deadline on a runtime of its own.
-fn talking<T>(talk: impl Future<Output = T>) -> T {
+pub fn talking<T>(talk: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(DEADLINE, talk).await.expect("an answer") })
 }
 
-async fn channel(address: &str) -> Channel {
+pub async fn channel(address: &str) -> Channel {
     Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
-fn with_token<T>(message: T, token: Option<&str>) -> Request<T> {
+pub fn with_token<T>(message: T, token: Option<&str>) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(token) = token {
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());

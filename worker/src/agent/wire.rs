@@ -66,9 +66,17 @@ impl Agent {
             }
             scheduler_control::Body::Cancel(cancel) => self.step(Input::Cancel(handles(cancel.handles))),
             scheduler_control::Body::Release(release) => {
-                self.functions(|functions, cx| functions.release(cx, &release.runs));
-                self.release_held(&release.runs);
-                self.catalog.release(&release.runs);
+                if !release.runs.is_empty() {
+                    self.functions(|functions, cx| functions.release(cx, &release.runs));
+                    self.release_held(&release.runs);
+                    self.catalog.release(&release.runs);
+                }
+                if !release.groups.is_empty() {
+                    let mut groups = release.groups;
+                    groups.sort_unstable();
+                    self.functions(|functions, _| functions.forget_groups(&groups));
+                    self.catalog.forget_groups(&groups);
+                }
             }
             scheduler_control::Body::Drain(drain) => {
                 tracing::info!(reason = %drain.reason, "the scheduler wants this worker drained");

@@ -520,6 +520,11 @@ impl Functions {
         self.by_group.retain(|(group, _), _| cx.catalog.group(*group).is_some_and(|of| !runs.contains(&of.run.id)));
     }
 
+    /// Groups of which everything is over, in order. Their lanes stay: others use them too.
+    pub fn forget_groups(&mut self, groups: &[u32]) {
+        self.by_group.retain(|(group, _), _| groups.binary_search(group).is_err());
+    }
+
     /// Tells the scheduler how a call ended that has more to tell than its result.
     fn report(&mut self, cx: &mut Cx<'_>, over: &Over, report: AttemptReport) {
         cx.batch.report(over.handle, over.attempt, report);

@@ -14,7 +14,7 @@
 //! group NAME:LENGTH [key=value …]       append GROUP COUNT [0<a[1] reads, 0~a[1] follows] [last]       close
 //! release GROUP FIRST COUNT             pause|resume   copied W T   holders T
 //! ok T held=MiB                         fail T lost missing=T@W
-//! explain T     counts GROUP     used W     pool P comp=C starting=N note=WORD [scaled]     load P
+//! explain T     counts GROUP     forgotten     used W     pool P comp=C starting=N note=WORD [scaled]     load P
 //! ```
 
 use super::super::{Config, Scheduler};
@@ -27,8 +27,13 @@ use std::fmt::Write;
 
 /// Runs a transcript and compares.
 pub(super) fn check(name: &str, transcript: &str) {
+    check_keeping(Config::standard().groups_kept, name, transcript);
+}
+
+/// The same with so many groups of an open run kept that could be forgotten.
+pub(super) fn check_keeping(groups_kept: usize, name: &str, transcript: &str) {
     let wanted: Vec<&str> = transcript.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let mut world = World::new();
+    let mut world = World::new(groups_kept);
     let mut got = String::new();
     for line in &wanted {
         if let Some(command) = line.strip_prefix("> ") {
@@ -62,9 +67,9 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(groups_kept: usize) -> Self {
         World {
-            machine: Scheduler::new(Config::standard(), 0),
+            machine: Scheduler::new(Config { groups_kept, ..Config::standard() }, 0),
             now: SECOND,
             sessions: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -169,6 +174,13 @@ impl World {
                 return vec![said.map_or("nothing".to_owned(), |said| format!("{}: {}", said.state.word(), said.sentence))];
             }
             "counts" => return vec![self.counts(words[0])],
+            "forgotten" => {
+                let sum = self.machine.run(self.run).unwrap().forgotten;
+                return vec![format!(
+                    "{} groups: {} succeeded, {} failed, {} skipped, {} cancelled, {} retried",
+                    sum.groups, sum.succeeded, sum.failed, sum.skipped, sum.cancelled, sum.retried
+                )];
+            }
             "used" => {
                 let session = self.session(words[0]);
                 let view = self.machine.workers().find(|view| view.session == session).unwrap();
@@ -521,6 +533,7 @@ impl World {
             }
             Output::Restored { task, attempt, .. } => format!("{}#{attempt} restored", self.name(*task)),
             Output::Released { group, first, count } => format!("{} released", self.span(*group, *first, *count)),
+            Output::GroupForgotten { group, .. } => format!("{} forgotten", self.group_names[group]),
             Output::DropObject { session, task } => format!("{} may drop {}", self.workers[session], self.name(*task)),
             Output::RunEnded { run, end } => format!("run {} {end:?}", self.run_names[run]),
             Output::WorkerChanged { state: WorkerState::Joining, .. } => return None,

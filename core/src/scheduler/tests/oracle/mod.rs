@@ -63,6 +63,10 @@ struct Group {
     closed: bool,
     /// Elements may follow.
     growing: bool,
+    /// The machine knows nothing of it any more.
+    forgotten: bool,
+    /// The client let go of its first element, there or not.
+    group_let_go: bool,
     /// What the client let go of before it was there, `first..end`.
     let_go_early: Vec<(u32, u32)>,
     tasks: Vec<Task>,
@@ -219,6 +223,7 @@ impl Oracle {
                     task.cancel_asked |= index.is_none_or(|index| index as usize == at);
                     task.let_go |= group.is_none();
                 }
+                state.group_let_go |= group.is_none();
                 // Nothing of a growing group follows then.
                 state.closed |= state.growing && index.is_none();
             }
@@ -257,6 +262,7 @@ impl Oracle {
             Output::Rejected { run, ordinal, first, count, .. } => self.rejected(*run, *ordinal, *first, *count),
             Output::Restored { task, attempt, session, token } => self.restored(*task, *attempt, *session, *token),
             Output::Released { group, first, count } => self.released(*group, *first, *count),
+            Output::GroupForgotten { run, group } => self.forgotten(*run, *group),
             Output::DropObject { session, task } => self.dropped(*session, *task),
             Output::Dispatch { session, dispatch } => self.dispatched(now, *session, dispatch),
             Output::Retract { session, handles } | Output::CancelAttempts { session, handles } => {
@@ -440,6 +446,7 @@ impl Oracle {
 
     fn task(&mut self, task: TaskRef) -> Result<&mut Task, String> {
         let group = self.groups.get_mut(&task.group.0).ok_or("there is no such group")?;
+        ensure!(!group.forgotten, "its group is forgotten");
         group.tasks.get_mut(task.index as usize).ok_or_else(|| "there is no such task".to_owned())
     }
 
@@ -657,6 +664,8 @@ fn new_group(run: RunId, spec: &GroupSpec) -> Group {
         length,
         closed: false,
         growing: spec.length == Length::Growing,
+        forgotten: false,
+        group_let_go: false,
         let_go_early: Vec::new(),
         tasks: vec![Task::default(); length.unwrap_or(0) as usize],
         pairs: pairs.collect(),

@@ -53,6 +53,7 @@ impl Oracle {
             }
             Input::Release { group, first, count } => {
                 let Some(state) = self.groups.get_mut(&group.0) else { return };
+                state.group_let_go |= *first == 0 && *count > 0;
                 if state.growing {
                     state.let_go_early.push((*first, first.saturating_add(*count)));
                 }
@@ -151,7 +152,10 @@ impl Oracle {
     pub(super) fn begin_again(&mut self, task: TaskRef) -> Result<(), String> {
         if self.task(task)?.ended.is_some() {
             ensure!(self.task(task)?.is_lost(), "it is over and its result is there");
-            let wanted = self.state(task).wanted || self.is_needed(task);
+            // What needed it may have been given up in this very step, or cancelled with the report that said that it is gone, after
+            // it had begun again for that.
+            let reported = self.gone.given_up || self.denied.iter().any(|(denied, _)| *denied == task);
+            let wanted = self.state(task).wanted || reported || self.is_needed(task);
             ensure!(wanted, "it is over and nobody needs its result: {:?}", self.state(task));
             // What was over when it was to be cancelled is not cancelled.
             let state = self.task(task)?;
@@ -199,6 +203,31 @@ impl Oracle {
         Ok(())
     }
 
+    /// Looked at once all else of the step is known: it is said last.
+    pub(super) fn forgotten(&mut self, run: RunId, group: GroupId) -> Result<(), String> {
+        let state = self.groups.get(&group.0).filter(|state| state.run == run).ok_or("its run has no such group")?;
+        ensure!(!state.forgotten, "it was forgotten before");
+        let known = self.runs.get(&run.0).filter(|run| run.spec.open && run.end.is_none());
+        let known = known.ok_or("its run is over, or was never open")?;
+        ensure!(!self.group_is_under_way(group.0), "it is not over");
+        for (index, task) in state.tasks.iter().enumerate() {
+            ensure!(task.ended.is_some() && task.let_go && task.released, "its element {index} is wanted");
+        }
+        ensure!(!state.tasks.is_empty() || state.group_let_go, "the client may make something depend on it");
+        let ordinal = known.groups.iter().position(|id| *id == group.0);
+        for id in known.groups.iter().filter(|id| self.group_is_under_way(**id)) {
+            let waits = self.groups[id].spec.dependencies.iter().any(|dependency| Some(dependency.group) == ordinal);
+            // What is made again waits for what it reads alone.
+            let first =
+                self.groups[id].growing || self.groups[id].tasks.iter().any(|task| !task.committed && task.ended.is_none());
+            ensure!(!(waits && first), "group {id} waits for it");
+        }
+        if let Some(state) = self.groups.get_mut(&group.0) {
+            state.forgotten = true;
+        }
+        Ok(())
+    }
+
     /// At the end of a step: what was dropped was not needed, what was released will never be.
     pub(super) fn look_at_gone(&mut self) -> Result<(), String> {
         self.denied.clear();
@@ -209,7 +238,7 @@ impl Oracle {
         };
         self.look_at_lost(given_up);
         for (session, task) in dropped {
-            let state = self.task(task)?;
+            let state = self.state(task);
             let stale = state.ended != Some(Ended::Succeeded) || !state.held;
             // Of what is made again old copies are dropped.
             let lost = state.is_lost();
@@ -220,7 +249,7 @@ impl Oracle {
             if over(self, &task) {
                 continue;
             }
-            let state = self.task(task)?;
+            let state = self.state(task);
             ensure!(state.ended.is_some() && state.let_go, "{task:?} is released and not over, or the client needs it");
             ensure!(!self.is_retained(task), "{task:?} is released and somebody reads it");
             ensure!(self.state(task).holders.is_empty(), "{task:?} is released and held");
@@ -364,7 +393,13 @@ impl Oracle {
         self.runs.iter().filter(|(_, run)| run.spec.open && run.end.is_none()).map(|(id, _)| RunId(*id)).collect()
     }
 
-    /// A run's groups with their lengths, and which grow.
+    /// Groups of a run that are not forgotten.
+    pub(crate) fn known_groups(&self, run: RunId) -> usize {
+        let groups = self.runs.get(&run.0).map_or(&[][..], |run| &run.groups[..]);
+        groups.iter().filter(|id| !self.groups[id].forgotten).count()
+    }
+
+    /// A run's groups with their lengths, and which grow; also of those that are forgotten.
     pub(crate) fn groups_of(&self, run: RunId) -> Vec<(GroupId, u32, bool)> {
         let groups = self.runs.get(&run.0).map_or(&[][..], |run| &run.groups[..]);
         groups.iter().map(|id| (GroupId(*id), self.groups[id].tasks.len() as u32, self.groups[id].growing)).collect()

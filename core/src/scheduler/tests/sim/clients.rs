@@ -85,7 +85,7 @@ impl Sim {
 
     fn add_group(&mut self, run: RunId) -> Result<(), String> {
         let before = self.oracle.groups_of(run);
-        if before.len() > 6 {
+        if self.oracle.known_groups(run) > 6 || before.len() > 12 {
             return Ok(());
         }
         let specs = self.oracle.specs_of(run);
@@ -101,6 +101,12 @@ impl Sim {
     }
 
     fn release(&mut self, run: RunId) -> Result<(), String> {
+        if self.rng.chance(10) {
+            // Nobody has anything to do with the group any more.
+            let groups = self.oracle.groups_of(run);
+            let Some((group, ..)) = (!groups.is_empty()).then(|| *self.rng.pick(&groups)) else { return Ok(()) };
+            return self.feed(Input::Release { group, first: 0, count: u32::MAX }).map(|_| ());
+        }
         let Some(task) = self.some_task(run) else { return Ok(()) };
         let count = *self.rng.pick(&[1, 1, 2, 4]);
         self.feed(Input::Release { group: task.group, first: task.index, count }).map(|_| ())

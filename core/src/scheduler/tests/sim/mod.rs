@@ -113,6 +113,7 @@ impl Sim {
             short_task: if no_prefetch { 0 } else { 200 * MILLISECOND },
             runs_kept: *rng.pick(&[0, 1, 1_000]),
             sessions_kept: 64,
+            groups_kept: *rng.pick(&[0, 0, 1, 256]),
             prefetch_max: *rng.pick(&[2, 16, 1_024]),
             attempts_per_worker_max: *rng.pick(&[3, 16_384, 16_384]),
             restores_max: *rng.pick(&[0, 1, 8]),
@@ -451,9 +452,10 @@ impl Sim {
 
     /// A worker may give back what it has not started without being asked.
     fn give_back_unasked(&mut self) -> Result<(), String> {
-        if let Some(at) = self.some_worker()
-            && !self.workers[at].queue.is_empty()
-        {
+        let able = |worker: &Box_| worker.alive && !worker.closed && !worker.queue.is_empty();
+        let able: Vec<usize> = (0..self.workers.len()).filter(|at| able(&self.workers[*at])).collect();
+        if !able.is_empty() {
+            let at = *self.rng.pick(&able);
             let worker = &mut self.workers[at];
             let given_back = worker.queue.drain(..).map(|item| item.dispatch.handle).collect();
             worker.words.push_back(Word::Reply { given_back, kept: Vec::new() });

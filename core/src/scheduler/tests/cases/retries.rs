@@ -1,0 +1,183 @@
+//! What follows a bad end: what is charged, what grows, what is tried again.
+
+use super::super::world::check;
+
+#[test]
+fn app_errors_back_off_and_are_tried_as_often_as_asked() {
+    check(
+        "app errors back off and are tried as often as asked",
+        r#"
+        > submit a:1 retries=2 backoff=1
+        > join w1
+        w1 <- a[0]#1
+        > start a[0]
+        a[0]#1 starts on w1
+        > fail a[0] error exit=3
+        a[0]#1 ends AppError, again in 1 s
+        > explain a[0]
+        backoff: attempt 1 ended with app_error (exit code 3); attempt 2 follows in 1.0 s
+        > wait 0.9
+        > wait 0.1
+        w1 <- a[0]#2
+        > start a[0]
+        a[0]#2 starts on w1
+        > fail a[0] timeout
+        a[0]#2 ends Timeout, again in 2 s
+        > wait 2
+        w1 <- a[0]#3
+        > start a[0]
+        a[0]#3 starts on w1
+        > fail a[0] missing
+        a[0]#3 ends MissingOutput, for good
+        a[0] failed after 3: MissingOutput
+        run r Failed
+        > explain a[0]
+        failed: it failed after 3 attempts: attempt 3 ended with missing_output; 2 of 2 retries used
+        "#,
+    );
+}
+
+#[test]
+fn only_what_is_worth_a_retry_is_tried_again() {
+    check(
+        "only what is worth a retry is tried again",
+        r#"
+        > submit a:4 retries=5 on=exit:75
+        > join w1 cpus=4
+        w1 <- a[0]#1
+        w1 <- a[1]#1
+        w1 <- a[2]#1
+        w1 <- a[3]#1
+        > fail a[0] error exit=75
+        a[0]#1 ends AppError, again
+        w1 <- a[0]#2
+        > fail a[1] error exit=1
+        a[1]#1 ends AppError, for good
+        a[1] failed after 1: AppError
+        > fail a[2] error signalled
+        a[2]#1 ends AppError, for good
+        a[2] failed after 1: AppError
+        > fail a[3] oom
+        a[3]#1 ends Oom, for good
+        a[3] failed after 1: Oom
+        > explain a[1]
+        failed: it failed after 1 attempt: attempt 1 ended with app_error (exit code 1); 0 of 5 retries used
+        "#,
+    );
+}
+
+#[test]
+fn memory_grows_after_oom_up_to_the_largest_worker_and_stays_grown() {
+    check(
+        "memory grows after oom, up to the largest worker, and stays grown",
+        r#"
+        > submit a:1 mem=1024 oom=1500:8192
+        > join w1 mem=2048
+        w1 <- a[0]#1 with 1024 MiB
+        > start a[0]
+        a[0]#1 starts on w1
+        > fail a[0] oom
+        a[0]#1 ends Oom, again
+        w1 <- a[0]#2 with 1536 MiB
+        > fail a[0] preempted
+        a[0]#2 ends Preempted, again
+        w1 is Draining
+        w1 drain
+        > left w1
+        w1 is Gone
+        > join w2 mem=2048
+        w2 <- a[0]#3 with 1536 MiB
+        > start a[0]
+        a[0]#3 starts on w2
+        > fail a[0] oom peak=1500
+        a[0]#3 ends Oom, again
+        w2 <- a[0]#4 with 2048 MiB
+        > start a[0]
+        a[0]#4 starts on w2
+        > fail a[0] oom peak=2000
+        a[0]#4 ends Oom, for good
+        a[0] failed after 4: Oom
+        run r Failed
+        > explain a[0]
+        failed: it failed after 4 attempts: attempt 4 ended with oom; 2 of 2 retries for oom used
+        "#,
+    );
+}
+
+#[test]
+fn an_oom_that_no_memory_can_cure_is_final() {
+    check(
+        "an oom that no memory can cure is final",
+        r#"
+        > submit a:1 mem=1024 oom=1500:1024
+        > join w1 mem=2048
+        w1 <- a[0]#1 with 1024 MiB
+        > start a[0]
+        a[0]#1 starts on w1
+        > fail a[0] oom
+        a[0]#1 ends Oom, for good
+        a[0] failed after 1: Oom
+        run r Failed
+        > explain a[0]
+        failed: it failed after 1 attempt: attempt 1 ended with oom; 0 of 2 retries for oom used
+        "#,
+    );
+}
+
+#[test]
+fn a_timeout_grows_by_cause() {
+    check(
+        "a timeout grows by cause",
+        r#"
+        > submit a:1 timeout=10 grow=2000 retries=2
+        > join w1
+        w1 <- a[0]#1 for 10 s
+        > start a[0]
+        a[0]#1 starts on w1
+        > fail a[0] timeout
+        a[0]#1 ends Timeout, again
+        w1 <- a[0]#2 for 20 s
+        > fail a[0] error
+        a[0]#2 ends AppError, again
+        w1 <- a[0]#3 for 20 s
+        > fail a[0] timeout
+        a[0]#3 ends Timeout, for good
+        a[0] failed after 3: Timeout
+        run r Failed
+        "#,
+    );
+}
+
+#[test]
+fn what_cannot_be_started_is_tried_elsewhere_later_within_its_own_budget() {
+    check(
+        "what cannot be started is tried elsewhere later, within its own budget",
+        r#"
+        > submit a:1
+        > join w1
+        w1 <- a[0]#1
+        > fail a[0] infra
+        a[0]#1 ends InfraStart, again in 1 s
+        > explain a[0]
+        backoff: attempt 1 ended with infra_start; attempt 2 follows in 1.0 s
+        > wait 1
+        w1 <- a[0]#2
+        "#,
+    );
+}
+
+#[test]
+fn what_a_worker_cancelled_without_being_told_is_not_the_task_s_fault() {
+    check(
+        "what a worker cancelled without being told is not the task's fault",
+        r#"
+        > submit a:1 backoff=1
+        > join w1
+        w1 <- a[0]#1
+        > start a[0]
+        a[0]#1 starts on w1
+        > fail a[0] cancelled
+        a[0]#1 ends InfraStart, again in 1 s
+        "#,
+    );
+}
