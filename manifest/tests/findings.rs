@@ -270,6 +270,7 @@ fn targets() {
         ("image: i, drain_timeout: soon", "E_BAD_DURATION"),
         ("image: i, start_deadline: 0", "E_BAD_DURATION"),
         ("image: i, results_ttl: 0", "E_BAD_DURATION"),
+        ("image: i, job_ttl: 0", "E_BAD_DURATION"),
         ("image: i, node_autoscaling: 3", "E_BAD_NODE_AUTOSCALING"),
     ] {
         assert_eq!(errors(&Case::new(&target(&format!("provider: kubernetes, {keys}"))).findings()), [code], "{keys}");

@@ -22,13 +22,13 @@ fn defaults_and_sizes() {
     assert_eq!(options(""), KubernetesOptions::default());
     let all = options(
         "namespace: team\nscheduler_cpu: 2\nscheduler_memory: 1Gi\nscheduler_storage: {claim: results}\nephemeral_storage: 20Gi\n\
-         drain_timeout: 5m\nstart_deadline: 1h\nresults_ttl: 2d\ninject: no\npod_security: baseline\nrun_as: {user: 0, fs_group: 5}\nnode_autoscaling: no",
+         drain_timeout: 5m\nstart_deadline: 1h\nresults_ttl: 2d\njob_ttl: 30s\ninject: no\npod_security: baseline\nrun_as: {user: 0, fs_group: 5}\nnode_autoscaling: no",
     );
     assert_eq!(all.namespace.as_deref(), Some("team"));
     assert_eq!((all.scheduler_milli_cpus, all.scheduler_memory_bytes), (2_000, 1 << 30));
     assert_eq!(all.scheduler_storage, SchedulerStorage::Claim("results".to_owned()));
     assert_eq!((all.drain_timeout_ms, all.start_deadline_ms), (300_000, 3_600_000));
-    assert_eq!(all.results_ttl_ms, 2 * 86_400_000);
+    assert_eq!((all.results_ttl_ms, all.job_ttl_ms), (2 * 86_400_000, 30_000));
     assert!(!all.inject && !all.node_autoscaling);
     assert_eq!(all.pod_security, PodSecurity::Baseline);
     assert_eq!(all.run_as, RunAs { user: Some(0), group: None, fs_group: Some(5) });

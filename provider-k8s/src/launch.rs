@@ -32,6 +32,8 @@ const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::
 const LOOK_CLOSELY: Duration = Duration::from_secs(20);
 /// Longest wait for what was deleted to be gone.
 const GONE_MAX: Duration = Duration::from_secs(120);
+/// A pod that was given a second and is there so long after it is on a node that nobody reaches.
+const STUCK_AFTER: Duration = Duration::from_secs(20);
 /// How long pods have to go by themselves before they are told to hurry.
 const GRACE: Duration = Duration::from_secs(3);
 /// Longest silence of the API during a wait.
@@ -346,13 +348,13 @@ pub async fn destroy(client: &Client, run: &Run) -> Result<(), LaunchError> {
             Err(_) => tokio::time::sleep(LOOK_EVERY.1).await,
         }
     }
-    let mut hurried = Vec::new();
+    let mut hurried = BTreeMap::new();
     loop {
         let left = left(client, run).await;
         match left {
             Ok(left) if left.is_empty() => return Ok(()),
-            Ok(left) if begun.elapsed() > GONE_MAX => {
-                let message = format!("not gone after {} s: {}", GONE_MAX.as_secs(), left.join(", "));
+            Ok(left) if begun.elapsed() > GONE_MAX || stuck(&hurried, &left) => {
+                let message = format!("not gone after {} s: {}", begun.elapsed().as_secs(), left.join(", "));
                 return Err(error_of(message, "a pod on a node that is not reached goes when the node is back or removed"));
             }
             // Without the right to look nothing would be seen later either.
@@ -400,22 +402,29 @@ fn belongs(metadata: &ObjectMeta, run: &Run) -> bool {
         || metadata.owner_references.iter().flatten().any(|owner| owner.uid == run.root.uid)
 }
 
-/// Gives the pods that are left a second.
-async fn hurry(client: &Client, run: &Run, hurried: &mut Vec<String>) {
+/// All that is left are pods that should have gone long ago.
+fn stuck(hurried: &BTreeMap<String, Instant>, left: &[String]) -> bool {
+    let long_ago = hurried.values().filter(|at| at.elapsed() > STUCK_AFTER).count();
+    left.iter().all(|what| what.starts_with("pod ")) && left.len() == long_ago
+}
+
+/// Gives the pods that are left a second, and remembers when.
+async fn hurry(client: &Client, run: &Run, hurried: &mut BTreeMap<String, Instant>) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &run.namespace);
     let selector = format!("{CLUSTER_LABEL}={}", run.cluster_id);
     let Ok(found) = pods.list_metadata(&ListParams::default().labels(&selector)).await else { return };
+    hurried.retain(|uid, _| found.items.iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid)));
     for pod in found.items {
         if !belongs(&pod.metadata, run) {
             continue;
         }
         let (Some(name), Some(uid)) = (pod.metadata.name, pod.metadata.uid) else { continue };
-        if hurried.contains(&uid) {
+        if hurried.contains_key(&uid) {
             continue;
         }
         let this_one = Preconditions { uid: Some(uid.clone()), ..Preconditions::default() };
         if pods.delete(&name, &DeleteParams::default().grace_period(1).preconditions(this_one)).await.is_ok() {
-            hurried.push(uid);
+            hurried.insert(uid, Instant::now());
         }
     }
 }

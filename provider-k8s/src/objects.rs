@@ -34,8 +34,6 @@ pub const PORT: u16 = 8786;
 pub const HTTP_PORT: u16 = 8787;
 /// Results and outputs.
 pub const OBJECT_PORT: u16 = 8788;
-/// How long a Job that has ended is kept, with everything it owns, seconds.
-pub const TTL_SECONDS: u32 = 600;
 /// Time the scheduler has to end, seconds.
 const GRACE_SECONDS: u32 = 60;
 
@@ -147,7 +145,7 @@ impl Launch {
                 "parallelism": 0,
                 "backoffLimit": 0,
                 "activeDeadlineSeconds": Duration::from_millis(self.options.start_deadline_ms).as_secs().max(1),
-                "ttlSecondsAfterFinished": TTL_SECONDS,
+                "ttlSecondsAfterFinished": Duration::from_millis(self.options.job_ttl_ms).as_secs().max(1),
                 "template": { "metadata": { "labels": self.labels(), "annotations": self.annotations() }, "spec": self.pod_spec() },
             },
         }))

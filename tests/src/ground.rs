@@ -110,6 +110,13 @@ impl Ground {
         format!("{network}.0.254")
     }
 
+    /// Lets the user's programs reach the API server through a proxy on this port of this machine.
+    pub fn through(&self, port: u16) {
+        let mut config: Value = serde_json::from_slice(&std::fs::read(self.sandbox.path("kubeconfig")).unwrap()).unwrap();
+        config["clusters"][0]["cluster"]["server"] = json!(format!("https://127.0.0.1:{port}"));
+        self.sandbox.write("kubeconfig", config.to_string());
+    }
+
     /// Makes the namespace that of the user's current context.
     pub fn current_namespace(&self) {
         let mut config: Value = serde_json::from_slice(&std::fs::read(self.sandbox.path("kubeconfig")).unwrap()).unwrap();

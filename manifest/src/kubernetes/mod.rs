@@ -68,6 +68,8 @@ pub struct KubernetesOptions {
     /// How long the scheduler of a run that is over keeps what came of it for a client that has not fetched it, milliseconds. Then
     /// everything goes.
     pub results_ttl_ms: u64,
+    /// How long the Job of a run, and with it everything of the run, stays after its scheduler has ended, milliseconds.
+    pub job_ttl_ms: u64,
     /// An autoscaler may add larger nodes: a request above all of today's may fit later.
     pub node_autoscaling: bool,
 }
@@ -103,6 +105,7 @@ impl Default for KubernetesOptions {
             drain_timeout_ms: 120_000,
             start_deadline_ms: 15 * 60_000,
             results_ttl_ms: 24 * 3_600_000,
+            job_ttl_ms: 10 * 60_000,
             node_autoscaling: true,
         }
     }

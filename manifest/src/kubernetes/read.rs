@@ -8,7 +8,7 @@ use crate::model::Target;
 use crate::node::Node;
 use crate::sections::one_of;
 
-const KEYS: [&str; 36] = [
+const KEYS: [&str; 37] = [
     "provider",
     "overlay",
     "context",
@@ -42,6 +42,7 @@ const KEYS: [&str; 36] = [
     "drain_timeout",
     "start_deadline",
     "results_ttl",
+    "job_ttl",
     "node_autoscaling",
     "walltime",
     "totals",
@@ -91,6 +92,7 @@ pub(crate) fn kubernetes(fields: &Fields<'_>, target: &mut Target, selected: boo
         drain_timeout_ms: fields.duration("drain_timeout", sink).unwrap_or(default.drain_timeout_ms),
         start_deadline_ms: fields.positive_duration("start_deadline", sink).unwrap_or(default.start_deadline_ms),
         results_ttl_ms: fields.positive_duration("results_ttl", sink).unwrap_or(default.results_ttl_ms),
+        job_ttl_ms: fields.positive_duration("job_ttl", sink).unwrap_or(default.job_ttl_ms),
         node_autoscaling: fields
             .bool_coded("node_autoscaling", "E_BAD_NODE_AUTOSCALING", sink)
             .unwrap_or(default.node_autoscaling),

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use tests::{ApiProxy, Fate, Gate, Ground, LONG, Running, until_within};
 
-use crate::lifecycle::ENSEMBLE;
+use crate::lifecycle::{ENSEMBLE, ONE};
 use crate::scaling::bursts_beside_a_long_task;
 
 /// The node that fails. The scheduler is kept away from it.
@@ -121,6 +122,7 @@ fn a_kubelet_dies() {
         (given_up.count() == there.len()).then_some(())
     });
     gate.open("go");
+    // What does not go is waited for a while.
     let finished = run.wait_within(LONG).calm().expect(0);
     assert_eq!(attempts(&ground), [1; 6]);
     // What a dead node still has is named; it goes when the node is back.
@@ -271,4 +273,42 @@ fn the_climate_ensemble() {
         let checked = Running::start(check, &ground.sandbox.path(""), "check").wait_within(LONG).expect(0);
         println!("{}", checked.stdout);
     }
+}
+
+/// The command line is killed right after each of its requests that change something: whatever it had made by then goes by itself, when the
+/// deadline of the start or the run's results have had their time.
+#[test]
+fn the_command_line_is_killed_after_each_of_its_requests() {
+    let Some(ground) = Ground::new("each").and_then(|ground| ground.with_own_cluster("a command line that is killed")) else {
+        return;
+    };
+    let cluster = ground.own_cluster().unwrap();
+    ground.manifest("start_deadline: 10s\nresults_ttl: 5s\njob_ttl: 2s", ONE);
+    let direct = ground.sandbox.read("kubeconfig");
+    let mut kills = 0;
+    for wanted in 1.. {
+        // Counted here, not by the proxy: requests that only ask are of no interest.
+        let seen = std::sync::atomic::AtomicU32::new(0);
+        let proxy = ApiProxy::before(&cluster, ground.admin(), move |asked| {
+            let number = if asked.changes() { seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1 } else { 0 };
+            if number == wanted { Fate::Stop } else { Fate::Pass }
+        });
+        ground.through(proxy.port());
+        let run = ground.run(&["--name", &format!("killed-{wanted}")]);
+        let stopped = until_within(LONG, "the request to be answered, or the end of the run", || {
+            proxy.stopped().map(Some).or_else(|| run.ended().then_some(None))
+        });
+        let Some(asked) = stopped else {
+            run.wait().calm().expect(0);
+            break;
+        };
+        println!("killed after {} {}", asked.method, asked.path);
+        run.signal(Signal::SIGKILL);
+        run.wait();
+        kills += 1;
+    }
+    ground.sandbox.write("kubeconfig", direct);
+    // The Job, its secrets, its account and rights, its services, its start, and what ends it.
+    assert!(kills >= 8, "only {kills} requests changed something");
+    ground.becomes_empty(Duration::from_secs(240));
 }
