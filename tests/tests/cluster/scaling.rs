@@ -27,7 +27,7 @@ pub fn bursts_beside_a_long_task(ground: &Ground, mut more: impl FnMut(usize) ->
     let connection = said.lines().find_map(|line| line.trim().strip_prefix("connection ")).unwrap().trim().to_owned();
     let watch = ground.watch_pods("{.metadata.labels.scalable\\.io/component} {.status.phase}");
     let submit = |component: &str, gate: &str| {
-        let script = format!("until [ -e $HOME/{gate} ]; do sleep 0.1; done; hostname");
+        let script = format!("touch $HOME/at-{gate}; until [ -e $HOME/{gate} ]; do sleep 0.1; done; hostname");
         let arguments =
             ["submit", "--connection", &connection, "--component", component, "--cpus", "0.2", "--", "/bin/sh", "-c", &script];
         ground.sandbox.start("scalable", &arguments)
@@ -46,7 +46,11 @@ pub fn bursts_beside_a_long_task(ground: &Ground, mut more: impl FnMut(usize) ->
         let gate = format!("gate-{bursts}");
         bursts += 1;
         let tasks: Vec<Running> = (0..3).map(|_| submit("short", &gate)).collect();
-        let grown = until_within(LONG, "the maximum of pool short", || Some(of("short")).filter(|pods| pods.len() == 3));
+        let grown = until_within(LONG, "the maximum of pool short, each with a task", || {
+            let pods = of("short");
+            let all = pods.len() == 3 && pods.iter().all(|pod| ground.exec(pod, &format!("test -e $HOME/at-{gate}")));
+            all.then_some(pods)
+        });
         for pod in &grown {
             assert!(ground.exec(pod, &format!("touch $HOME/{gate}")), "{pod}");
         }
