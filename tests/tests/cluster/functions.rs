@@ -12,7 +12,10 @@ fn functions_of_a_program_that_the_image_does_not_have() {
     };
     let Some(ground) = Ground::new("functions") else { return };
     // What a function takes that says nothing is one cpu.
-    ground.manifest("resources: { requests: { cpu: 1, memory: 64Mi }, limits: { memory: 256Mi } }\nadaptive: { minimum: 1, maximum: 1 }", "");
+    ground.manifest(
+        "resources: { requests: { cpu: 1, memory: 64Mi }, limits: { memory: 256Mi } }\nadaptive: { minimum: 1, maximum: 1 }",
+        "",
+    );
     let program = directory.join("functions").display().to_string();
     let finished = ground.run_to_end(&["--workflow", "--", &program, "results"]).expect(0);
     assert_eq!(finished.stdout, "3 5 6 75\n999000\ntrue\n");

@@ -124,7 +124,8 @@ fn a_quota_that_is_used_up() {
 }
 
 /// One worker with room for all of a test's tasks.
-const ROOMY: &str = "resources: { requests: { cpu: 400m, memory: 64Mi }, limits: { memory: 128Mi } }\nadaptive: { minimum: 1, maximum: 1 }";
+const ROOMY: &str =
+    "resources: { requests: { cpu: 400m, memory: 64Mi }, limits: { memory: 128Mi } }\nadaptive: { minimum: 1, maximum: 1 }";
 
 /// A task that takes memory slowly is ended by the agent before the kernel ends its whole container: its neighbour does not notice.
 #[test]
