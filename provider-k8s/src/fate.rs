@@ -20,6 +20,9 @@ use crate::status::{self, Phase};
 
 /// What of the scheduler's log is shown when it is over, lines.
 const LOG_LINES: i64 = 20;
+/// How often a Job whose pod is being ended is looked at until it says why, and how long it takes to look again.
+const LOOKS_MAX: u32 = 10;
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How a scheduler is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +97,17 @@ pub(crate) async fn look(client: &Client, run: &Run) -> Result<Fate, kube::Error
         }
     }
     let jobs: Api<Job> = Api::namespaced(client.clone(), &run.namespace);
-    let job = jobs.get_opt(&run.root.name).await?.filter(|job| job.metadata.uid.as_ref() == Some(&run.root.uid));
+    let mut looks = 0;
+    let job = loop {
+        let job = jobs.get_opt(&run.root.name).await?.filter(|job| job.metadata.uid.as_ref() == Some(&run.root.uid));
+        looks += 1;
+        // The Job says why it ends its pod just after it has begun to.
+        let says_more = leaving.is_some() && looks < LOOKS_MAX && job.as_ref().is_some_and(|job| job_end(job).is_none());
+        if !says_more {
+            break job;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
     if let Some(words) = over_without_pod(&run.root.name, job.as_ref(), leaving) {
         return Ok(Fate::Over(words));
     }
@@ -120,13 +133,15 @@ fn over_without_pod(name: &str, job: Option<&Job>, leaving: Option<String>) -> O
     }
 }
 
-/// How a Job ended, in Kubernetes' words.
+/// How a Job ended, or is about to when its pod has, in Kubernetes' words.
 pub(crate) fn job_end(job: &Job) -> Option<String> {
-    let conditions = job.status.as_ref()?.conditions.iter().flatten();
-    let over = conditions.into_iter().find(|c| c.status == "True" && matches!(c.type_.as_str(), "Failed" | "Complete"))?;
+    let conditions = job.status.as_ref()?.conditions.as_deref()?;
+    let of_type = |kind: &str| conditions.iter().find(|c| c.status == "True" && c.type_ == kind);
+    let over = ["Failed", "Complete", "FailureTarget"].into_iter().find_map(of_type)?;
     let words = [over.reason.as_deref(), over.message.as_deref()].into_iter().flatten().filter(|words| !words.is_empty());
     let words = words.collect::<Vec<_>>().join(": ");
-    Some(if words.is_empty() { over.type_.clone() } else { format!("{}: {words}", over.type_) })
+    let kind = if over.type_ == "Complete" { "Complete" } else { "Failed" };
+    Some(if words.is_empty() { kind.to_owned() } else { format!("{kind}: {words}") })
 }
 
 /// That a namespace is going or gone, where that can be known. Who may not look at the namespace itself learns it from what the API says
@@ -204,6 +219,7 @@ mod tests {
             (None, pod(), Some("job j was deleted; pod p is being ended: the pod was deleted".to_owned())),
             (Some(job(true, None)), None, Some("job j is being deleted".to_owned())),
             (Some(job(false, Some(limit))), None, Some(failed.to_owned())),
+            (Some(job(false, Some(("FailureTarget", limit.1, limit.2)))), None, Some(failed.to_owned())),
             (Some(job(false, Some(("Complete", "", "")))), None, Some("job j ended: Complete".to_owned())),
             (Some(job(false, None)), pod(), pod()),
             (Some(job(false, None)), None, None),
