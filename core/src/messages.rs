@@ -83,6 +83,13 @@ pub enum Input {
         /// Whose.
         session: SessionId,
     },
+    /// The worker's memory is full of results and its disk takes no more of them: it starts nothing until that is over.
+    Full {
+        /// Whose.
+        session: SessionId,
+        /// Whether it is so now.
+        full: bool,
+    },
     /// The worker said goodbye with nothing left on it; or the server closed the session for a violation of the protocol.
     Left {
         /// Whose.

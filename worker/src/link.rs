@@ -226,6 +226,11 @@ impl Link {
         [of(&self.control.state), data, ack, heartbeat].into_iter().flatten().min().unwrap_or(self.heartbeat_due)
     }
 
+    /// A heartbeat has something to say that is not to wait.
+    pub fn hurry_heartbeat(&mut self, now: Instant) {
+        self.heartbeat_due = now;
+    }
+
     /// Opens what is down, gives up what does not open, sends what is due. `load` is asked for a heartbeat's figures.
     pub fn tick(&mut self, now: Instant, load: impl FnOnce() -> v1::Heartbeat) {
         match &self.control.state {

@@ -54,11 +54,13 @@ pub enum Happening {
     Paused,
     /// A group of an open run was forgotten.
     GroupForgotten,
+    /// A worker has no room for results.
+    WorkerFull,
 }
 
 impl Happening {
     /// All of them, in order.
-    pub const ALL: [Happening; 23] = {
+    pub const ALL: [Happening; 24] = {
         use Happening::*;
         [
             Appended,
@@ -84,6 +86,7 @@ impl Happening {
             RangeUnmet,
             Paused,
             GroupForgotten,
+            WorkerFull,
         ]
     };
 }

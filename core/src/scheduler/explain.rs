@@ -307,6 +307,12 @@ impl Scheduler {
                  or a connection was lost), {draining} draining, {joining} joining"
             );
         }
+        if active.iter().all(|worker| worker.full) {
+            return format!(
+                "every worker that serves component '{component}' and is large enough (of {count}) has its memory full of results and \
+                 no room for more on its disk: another worker, or results that are let go of, would make room"
+            );
+        }
         if queue.key.alone {
             let suspicion = self.config.suspicion_alone;
             let kept = self.classes.get(&queue.key).and_then(|class| class.reserved).map(|slot| self.worker(slot));
@@ -318,7 +324,7 @@ impl Scheduler {
             };
             return format!("{suspicion} or more workers died executing it, so it runs alone next: {kept}");
         }
-        let open: Vec<&Worker> = active.into_iter().filter(|worker| !worker.reserved && !worker.alone).collect();
+        let open: Vec<&Worker> = active.into_iter().filter(|worker| !worker.reserved && !worker.alone && !worker.full).collect();
         if open.is_empty() {
             return format!("every worker that serves component '{component}' (of {count}) is kept for a task that runs alone");
         }

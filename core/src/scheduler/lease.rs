@@ -55,6 +55,7 @@ impl Scheduler {
             used: Default::default(),
             state: WorkerState::Joining,
             draining: false,
+            full: false,
             control: true,
             data: false,
             reset_at: None,

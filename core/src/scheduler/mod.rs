@@ -293,6 +293,7 @@ impl Scheduler {
             Input::RetractReply { session, given_back, kept } => self.retract_reply(now, session, given_back, kept, out),
             Input::Draining { session } => self.drain(now, session, Tell::No, out),
             Input::Drain { session } => self.drain(now, session, Tell::Worker, out),
+            Input::Full { session, full } => self.full(now, session, full, out),
             Input::Left { session } => self.left(now, session, out),
             Input::Died { worker, reason } => self.died(now, &worker, &reason, out),
             Input::Cancel { run, group, index } => self.cancel(run, group, index, out),

@@ -1,9 +1,11 @@
-//! Taking work back from a worker that has not started it: for one that starves, for a drain, for a run that has stopped.
+//! Taking work back from a worker that has not started it: for one that starves, for a drain, for a run that has stopped, because it has
+//! no room for results.
 //!
 //! A row asked back is `Retracting` until the worker says what it really gave back. A connection's reset takes back without
 //! asking: the fence makes what the worker says of such rows void, and it is told to end them.
 
 use super::Scheduler;
+use super::counts::Happening;
 use super::mutation::Mutation;
 use super::rows::Place;
 use super::task_table::{TaskEvent, TaskState};
@@ -90,12 +92,31 @@ impl Scheduler {
         }
     }
 
-    /// Asks a draining worker for everything that it is not known to execute.
+    /// Asks a draining or full worker for everything that it is not known to execute.
     pub(super) fn retract_unstarted(&mut self, worker: u32, out: &mut Outbox) {
         let book = self.worker(worker);
         let mut slots: Vec<u32> = self.rows.on(book.admitted).chain(self.rows.on(book.prefetched)).collect();
         slots.sort_unstable_by_key(|slot| self.rows.get(*slot).fence);
         self.retract(worker, slots, out);
+    }
+
+    /// A worker has no room for results, or has some again. What it has not started would wait there for as long.
+    pub(super) fn full(&mut self, now: Micros, session: SessionId, full: bool, out: &mut Outbox) {
+        let Some(slot) = self.heard(now, session, out) else {
+            self.counts.fenced += 1;
+            return;
+        };
+        if std::mem::replace(&mut self.worker_mut(slot).full, full) == full {
+            return;
+        }
+        if full {
+            self.counts.note(Happening::WorkerFull);
+            self.drop_reservation(slot);
+            if self.worker(slot).state == WorkerState::Active {
+                self.retract_unstarted(slot, out);
+            }
+        }
+        self.changed.insert(slot);
     }
 
     /// What a worker really gave back, and what it kept.

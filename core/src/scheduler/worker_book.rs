@@ -26,6 +26,8 @@ pub(super) struct Worker {
     pub(super) state: WorkerState,
     /// A drain was asked for.
     pub(super) draining: bool,
+    /// It has no room for results and starts nothing.
+    pub(super) full: bool,
     pub(super) control: bool,
     pub(super) data: bool,
     /// Since when a connection is missing that was there.
@@ -76,7 +78,7 @@ impl Worker {
 
     /// Whether ordinary work may be placed on it.
     pub(super) fn takes_work(&self) -> bool {
-        self.state == WorkerState::Active && !self.reserved && !self.alone && self.unheld == 0
+        self.state == WorkerState::Active && !self.full && !self.reserved && !self.alone && self.unheld == 0
     }
 
     /// Share of its cpus in use, in millionths; a worker without cpus counts its rows.

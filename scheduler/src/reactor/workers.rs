@@ -53,6 +53,8 @@ pub(super) struct WorkerSession {
     /// What the last dispatch referred to, and so needs no announcement.
     announced: Option<(GroupId, ShapeId)>,
     overflowed: bool,
+    /// It said that it has no room for results.
+    full: bool,
     pub(super) closed: bool,
 }
 
@@ -73,6 +75,7 @@ impl WorkerSession {
             peers: FxHashSet::default(),
             announced: None,
             overflowed: false,
+            full: false,
             closed: false,
         }
     }
@@ -265,7 +268,12 @@ impl Reactor {
                 tracing::info!(session = session.0, reason = %goodbye.reason, "worker says goodbye");
                 self.step(Input::Left { session });
             }
-            Some(v1::worker_control::Body::Heartbeat(_)) | None => {}
+            Some(v1::worker_control::Body::Heartbeat(heartbeat)) => {
+                if std::mem::replace(&mut worker.full, heartbeat.full) != heartbeat.full {
+                    self.step(Input::Full { session, full: heartbeat.full });
+                }
+            }
+            None => {}
             Some(v1::worker_control::Body::Hello(_)) => self.violation(session, "a second hello on one stream"),
         }
     }

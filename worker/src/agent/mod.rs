@@ -120,6 +120,8 @@ pub struct Agent {
     lane_events: Vec<LaneEvent>,
     sweep_due: Instant,
     agent_memory: u64,
+    /// Memory for results is full and the disk takes none of them.
+    full: bool,
     leaving: Leaving,
     ended: Option<Ended>,
 }
@@ -208,6 +210,7 @@ impl Agent {
             lane_events: Vec::new(),
             sweep_due: now + SWEEP_EVERY,
             agent_memory: own_memory(),
+            full: false,
             leaving: Leaving::No,
             ended: None,
             options,
@@ -274,6 +277,10 @@ impl Agent {
     /// Memory is nearly full of results, or is not any more: nothing new is started while it is.
     fn pressed(&mut self) {
         let pressure = self.pressure.borrow_and_update().clone();
+        let full = pressure.paused && pressure.trouble.is_some();
+        if std::mem::replace(&mut self.full, full) != full {
+            self.link.hurry_heartbeat(Instant::now());
+        }
         if pressure.paused != self.machine.is_paused() {
             tracing::info!(paused = pressure.paused, trouble = pressure.trouble, "memory for results is pressed");
         }
@@ -315,7 +322,7 @@ impl Agent {
             self.functions(|functions, cx| functions.tick(cx));
         }
         let (counts, memory) = (self.machine.counts(), &self.attempts);
-        let (functions, paused) = (&self.functions, self.machine.is_paused());
+        let (functions, paused, full) = (&self.functions, self.machine.is_paused(), self.full);
         self.link.tick(now, || {
             let hosts = functions.sampled_bytes();
             let mut heartbeat = v1::Heartbeat {
@@ -323,6 +330,7 @@ impl Agent {
                 executing: counts.executing,
                 queued: counts.queued,
                 paused,
+                full,
                 ..v1::Heartbeat::default()
             };
             functions.tell(&mut heartbeat);

@@ -7,7 +7,7 @@
 //!                                       takes=NAME:N on=exit:75|lost|oom|… lost(budget)
 //!                                       and for the run: run=NAME weight max_failures totals=NAME:N
 //! join W [cpus mem gpus comp pool has=NAME:N] (`half`: without data)     attach|reset W control|data
-//! frame|left|draining|drain|die W
+//! frame|left|draining|drain|die W        full W [no]
 //! start|ok T [length=N] [wall=ms]       fail T CLASS [exit=N] [peak=MiB]  T is a[0], or a[0]#1 for that attempt
 //! back|keep W T …                       cancel run|GROUP|T                wait SECONDS
 //! open runs: submit … open, NAME:grow is a growing group, `reads` before after|each|one makes it data (reads=after:a)
@@ -95,6 +95,7 @@ impl World {
             "reset" => Input::Reset { session: self.session(words[0]), connection: connection(words[1]) },
             "frame" => Input::Frame { session: self.session(words[0]) },
             "left" => Input::Left { session: self.session(words[0]) },
+            "full" => Input::Full { session: self.session(words[0]), full: words.get(1) != Some(&"no") },
             "draining" => Input::Draining { session: self.session(words[0]) },
             "drain" => Input::Drain { session: self.session(words[0]) },
             "die" => Input::Died { worker: words[0].to_owned(), reason: "killed by signal 9".to_owned() },

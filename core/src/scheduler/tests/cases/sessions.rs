@@ -432,6 +432,45 @@ fn a_worker_that_hands_back_is_taken_for_draining_before_it_says_so() {
 }
 
 #[test]
+fn a_worker_without_room_for_results_gives_back_what_it_has_not_started_until_there_is_room() {
+    check(
+        "a worker without room for results gives back what it has not started until there is room",
+        r#"
+        > submit a:3
+        > join w1 cpus=2
+        w1 <- a[0]#1
+        w1 <- a[1]#1
+        > start a[0]
+        a[0]#1 starts on w1
+        > full w1
+        w1 retract a[1]#1
+        > full w1
+        > back w1 a[1]
+        a[1]#1 ends Preempted, again
+        > explain a[1]
+        ready: attempt 1 was taken back before it ended, uncharged; every worker that serves component 'c' and is large enough (of 1) has its memory full of results and no room for more on its disk: another worker, or results that are let go of, would make room
+        > ok a[0]
+        a[0]#1 committed
+        > join w2
+        w2 <- a[1]#2
+        > full w1 no
+        w1 <- a[2]#1
+        > die w1
+        w1 is Lost
+        w1 close: the worker is dead: killed by signal 9
+        a[2]#1 ends Preempted, again
+        > full w1
+        > ok a[1]
+        a[1]#2 committed
+        w2 <- a[2]#2
+        > ok a[2]
+        a[2]#2 committed
+        run r Succeeded
+        "#,
+    );
+}
+
+#[test]
 fn goodbye_in_the_middle_of_work_is_a_loss() {
     check(
         "goodbye in the middle of work is a loss",

@@ -91,6 +91,8 @@ struct Worker {
     state: WorkerState,
     control: bool,
     data: bool,
+    /// It said that it has no room for results.
+    full: bool,
     /// Attempts on it: what each takes.
     load: BTreeMap<Handle, Resources>,
 }
@@ -187,8 +189,14 @@ impl Oracle {
                     state: WorkerState::Joining,
                     control: true,
                     data: false,
+                    full: false,
                     load: BTreeMap::new(),
                 });
+            }
+            Input::Full { session, full } => {
+                if let Some(worker) = self.workers.get_mut(session) {
+                    worker.full = *full;
+                }
             }
             Input::Attach { session, connection } => self.connected(*session, *connection, true),
             Input::Reset { session, connection } => self.connected(*session, *connection, false),
@@ -343,6 +351,7 @@ impl Oracle {
         ensure!(self.handles.insert(handle), "its handle was used before");
         let unmet = self.unmet(task)?;
         ensure!(unmet.is_none(), "it waits for {unmet:?}");
+        ensure!(!self.workers.get(&session).is_some_and(|worker| worker.full), "the worker has no room for results");
         let group = &self.groups[&task.group.0];
         let run = &self.runs[&group.run.0];
         let stopped = run.spec.max_failures > 0 && run.failures >= run.spec.max_failures;

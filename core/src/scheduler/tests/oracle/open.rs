@@ -378,6 +378,19 @@ impl Oracle {
         self.groups.iter().flat_map(of).collect()
     }
 
+    /// Results that somebody holds and from which another result was made that somebody holds.
+    pub(crate) fn held_inputs(&self) -> Vec<TaskRef> {
+        let of = |task: TaskRef| self.state(task).edges.iter().filter(|(_, data)| *data).map(|(up, _)| *up).collect::<Vec<_>>();
+        let held = |up: &TaskRef| !self.state(*up).holders.is_empty() && !self.state(*up).let_go;
+        self.held().into_iter().flat_map(of).filter(held).collect()
+    }
+
+    /// Results that somebody holds and that were made from results that nobody holds any more.
+    pub(crate) fn held_with_lost_inputs(&self) -> Vec<TaskRef> {
+        let lost = |task: &TaskRef| self.state(*task).edges.iter().any(|(up, data)| *data && self.state(*up).is_lost());
+        self.held().into_iter().filter(lost).collect()
+    }
+
     /// Whether nobody can have its result any more.
     pub(crate) fn is_released(&self, task: TaskRef) -> bool {
         self.state(task).released

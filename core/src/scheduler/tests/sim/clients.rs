@@ -9,6 +9,7 @@ impl Sim {
             0..18 => return self.copy(),
             18..22 => return self.secure(),
             22..27 => return self.kill_a_holder(),
+            27..28 => return self.fill(),
             _ => {}
         }
         let runs = self.oracle.kept_runs();
@@ -107,6 +108,12 @@ impl Sim {
             let Some((group, ..)) = (!groups.is_empty()).then(|| *self.rng.pick(&groups)) else { return Ok(()) };
             return self.feed(Input::Release { group, first: 0, count: u32::MAX }).map(|_| ());
         }
+        // What has been read, and may have to be made again for what was made from it; of any run.
+        let read = self.oracle.held_inputs();
+        if !read.is_empty() && self.rng.chance(40) {
+            let TaskRef { group, index } = *self.rng.pick(&read);
+            return self.feed(Input::Release { group, first: index, count: 1 }).map(|_| ());
+        }
         let Some(task) = self.some_task(run) else { return Ok(()) };
         let count = *self.rng.pick(&[1, 1, 2, 4]);
         self.feed(Input::Release { group: task.group, first: task.index, count }).map(|_| ())
@@ -114,7 +121,11 @@ impl Sim {
 
     /// A worker that holds something dies.
     fn kill_a_holder(&mut self) -> Result<(), String> {
-        let held = self.oracle.held();
+        let mut held = self.oracle.held();
+        let heirs = self.oracle.held_with_lost_inputs();
+        if !heirs.is_empty() && self.rng.chance(70) {
+            held = heirs;
+        }
         if held.is_empty() {
             return Ok(());
         }
@@ -126,6 +137,13 @@ impl Sim {
         self.workers[at].alive = false;
         let worker = self.workers[at].spec.name.clone();
         self.feed(Input::Died { worker, reason: "signal 9".to_owned() }).map(|_| ())
+    }
+
+    /// A worker has no room for results, or has some again.
+    fn fill(&mut self) -> Result<(), String> {
+        let Some(at) = self.some_worker() else { return Ok(()) };
+        let (session, full) = (self.workers[at].session, self.rng.chance(60));
+        self.feed(Input::Full { session, full }).map(|_| ())
     }
 
     /// A worker says that it has a copy of something.
@@ -170,6 +188,10 @@ impl Sim {
 
     /// Everything is appended, and read.
     pub(super) fn clients_end(&mut self) -> Result<(), String> {
+        let sessions: Vec<SessionId> = self.workers.iter().map(|worker| worker.session).collect();
+        for session in sessions {
+            self.feed(Input::Full { session, full: false })?;
+        }
         for run in self.oracle.kept_runs() {
             self.feed(Input::Pause { run, paused: false })?;
         }
