@@ -269,7 +269,8 @@ impl Reactor {
                 self.step(Input::Left { session });
             }
             Some(v1::worker_control::Body::Heartbeat(heartbeat)) => {
-                if std::mem::replace(&mut worker.full, heartbeat.full) != heartbeat.full {
+                let before = std::mem::replace(&mut worker.full, heartbeat.full);
+                if before != heartbeat.full {
                     self.step(Input::Full { session, full: heartbeat.full });
                 }
             }
