@@ -3,9 +3,11 @@
 //!     cargo run --release -p benches -- table [--quick] [--no-peers] [--only ID,...] [--json FILE]
 //!     cargo run --release -p benches -- spawn [--json FILE]
 //!     cargo run --release -p benches -- soak [--minutes 20] [--json FILE]
+//!     cargo run --release -p benches -- kubernetes [--kubeconfig FILE] [--json FILE]
 //!
 //! README.md beside `src` says what each row of the table means.
 
+mod kubernetes;
 mod limits;
 mod ours;
 mod peers;
@@ -31,6 +33,8 @@ enum What {
     Table(table::TableOptions),
     /// Much work of every kind while workers come and go: fails when the memory of some process is not flat.
     Soak(soak::SoakOptions),
+    /// How soon an empty pool has a worker, on a real Kubernetes.
+    Kubernetes(kubernetes::KubernetesOptions),
     /// One row of the table, as JSON.
     #[command(hide = true)]
     Row(table::RowOptions),
@@ -64,6 +68,7 @@ fn main() -> anyhow::Result<()> {
     match Options::parse().what {
         What::Table(options) => table::run(&options),
         What::Soak(options) => soak::run(&options),
+        What::Kubernetes(options) => kubernetes::run(&options),
         What::Row(options) => table::run_row(&options),
         What::Role { role, peer } => role.play(peer.as_deref()),
         What::Spawn { json, count, rounds, only } => spawn::run(json.as_deref(), count, rounds, &only),

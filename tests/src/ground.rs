@@ -43,16 +43,7 @@ pub struct Ground {
 impl Ground {
     /// A namespace of its own; nothing, with a line that says what is skipped, where no cluster is named.
     pub fn new(what: &str) -> Option<Ground> {
-        let ground = Ground::without_rights(what)?;
-        let mut rights = rights::manifests(&ground.namespace, None);
-        rights.push_str(&format!(
-            "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: scalable-user, namespace: {}}}\n\
-             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: scalable-user}}\n\
-             subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: scientist}}]\n",
-            ground.namespace
-        ));
-        ground.apply(&rights);
-        Some(ground)
+        Some(Ground::without_rights(what)?.with_rights())
     }
 
     /// As [`Ground::new`], but the user has no right at all.
@@ -62,6 +53,11 @@ impl Ground {
             println!("skipped {what}: {KUBECONFIG} names no cluster");
             return None;
         };
+        Some(Ground::at(admin, what))
+    }
+
+    /// A namespace of the cluster with this administrator, whose user has no right yet.
+    pub fn at(admin: PathBuf, what: &str) -> Ground {
         let beside = admin.with_file_name("bin").join("kubectl");
         let kubectl = if beside.is_file() { beside } else { PathBuf::from("kubectl") };
         let sandbox = Sandbox::new();
@@ -77,7 +73,20 @@ impl Ground {
             serde_json::from_str(&ground.kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"])).unwrap();
         config["users"][0]["user"]["as"] = json!("scientist");
         ground.sandbox.write("kubeconfig", config.to_string());
-        Some(ground)
+        ground
+    }
+
+    /// Gives the user the one Role that the documentation asks for.
+    pub fn with_rights(self) -> Ground {
+        let mut rights = rights::manifests(&self.namespace, None);
+        rights.push_str(&format!(
+            "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: scalable-user, namespace: {}}}\n\
+             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: scalable-user}}\n\
+             subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: scientist}}]\n",
+            self.namespace
+        ));
+        self.apply(&rights);
+        self
     }
 
     /// With a variable in the environment of everything that the user starts.

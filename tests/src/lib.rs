@@ -11,13 +11,15 @@ mod proxy;
 mod run;
 mod sandbox;
 mod wait;
+mod webhook;
 
 pub use gate::Gate;
 pub use ground::{Ground, IMAGE, LONG};
 pub use process::{Finished, Running, plain};
-pub use proxy::{ApiProxy, Asked, Fate};
+pub use proxy::{ApiProxy, Asked, Fate, base64};
 pub use run::Run;
 pub use sandbox::{ProcessInfo, Sandbox, binary, example};
+pub use webhook::Webhook;
 pub use wait::{DEADLINE, until, until_within};
 
 /// True when the long forms of the tests are asked for: `scripts/test --long`.

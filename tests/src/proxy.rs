@@ -83,17 +83,10 @@ impl ApiProxy {
     /// Listens on a port of this machine. `admin` is the administrator's kubeconfig of a cluster in `cluster`, and `decide` says what
     /// becomes of each request.
     pub fn before(cluster: &Path, admin: &Path, decide: impl Fn(&Asked) -> Fate + Send + Sync + 'static) -> ApiProxy {
-        let through = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/api-through");
-        let output = Command::new(&through).arg(cluster).arg("certificate").output().unwrap();
-        assert!(output.status.success(), "{}: {}", through.display(), String::from_utf8_lossy(&output.stderr));
-        let certificate = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let chain = certificates(Path::new(&format!("{certificate}.crt")));
-        let key = PrivateKeyDer::from_pem_file(format!("{certificate}.key")).unwrap();
+        let acceptor = acceptor(cluster);
         let mut roots = rustls::RootCertStore::empty();
         roots.add_parsable_certificates(certificates(&cluster.join("pki/ca.crt")));
         let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let server = rustls::ServerConfig::builder_with_provider(crypto.clone()).with_safe_default_protocol_versions().unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(server.with_no_client_auth().with_single_cert(chain, key).unwrap()));
         let client = || {
             let client =
                 rustls::ClientConfig::builder_with_provider(crypto.clone()).with_safe_default_protocol_versions().unwrap();
@@ -144,6 +137,19 @@ impl ApiProxy {
     }
 }
 
+/// Accepts TLS with a certificate that the API server of the cluster in `cluster`, and whoever trusts it, accepts.
+pub(crate) fn acceptor(cluster: &Path) -> TlsAcceptor {
+    let through = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/api-through");
+    let output = Command::new(&through).arg(cluster).arg("certificate").output().unwrap();
+    assert!(output.status.success(), "{}: {}", through.display(), String::from_utf8_lossy(&output.stderr));
+    let certificate = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let chain = certificates(Path::new(&format!("{certificate}.crt")));
+    let key = PrivateKeyDer::from_pem_file(format!("{certificate}.key")).unwrap();
+    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let server = rustls::ServerConfig::builder_with_provider(crypto).with_safe_default_protocol_versions().unwrap();
+    TlsAcceptor::from(Arc::new(server.with_no_client_auth().with_single_cert(chain, key).unwrap()))
+}
+
 fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_file_iter(path).unwrap().map(Result::unwrap).collect()
 }
@@ -159,29 +165,36 @@ fn administrator(kubeconfig: &Path) -> (Identity, String) {
         .unwrap();
     let config: Value = serde_json::from_slice(&output.stdout).unwrap();
     let user = &config["users"][0]["user"];
-    let decoded = |name: &str| {
-        let mut process = Command::new("base64");
-        process.arg("--decode").stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
-        let mut process = process.spawn().unwrap();
-        std::io::Write::write_all(&mut process.stdin.take().unwrap(), user[name].as_str().unwrap().as_bytes()).unwrap();
-        process.wait_with_output().unwrap().stdout
-    };
+    let decoded = |name: &str| through_base64(&["--decode"], user[name].as_str().unwrap().as_bytes());
     let chain = CertificateDer::pem_slice_iter(&decoded("client-certificate-data")).map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_slice(&decoded("client-key-data")).unwrap();
     let server = config["clusters"][0]["cluster"]["server"].as_str().unwrap();
     ((chain, key), server.trim_start_matches("https://").to_owned())
 }
 
+/// Bytes as base64, in one line.
+pub fn base64(bytes: &[u8]) -> String {
+    String::from_utf8(through_base64(&["--wrap=0"], bytes)).unwrap()
+}
+
+fn through_base64(arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    let mut process = Command::new("base64");
+    process.args(arguments).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut process = process.spawn().unwrap();
+    std::io::Write::write_all(&mut process.stdin.take().unwrap(), input).unwrap();
+    process.wait_with_output().unwrap().stdout
+}
+
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// The head of a request or an answer: its first line and its fields, as they are.
-struct Head {
+pub(crate) struct Head {
     text: Vec<u8>,
 }
 
 impl Head {
-    async fn read(from: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result<Option<Head>> {
+    pub(crate) async fn read(from: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result<Option<Head>> {
         let mut text = Vec::new();
         loop {
             let before = text.len();
@@ -209,7 +222,8 @@ impl Head {
         fields.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
     }
 
-    fn length(&self) -> usize {
+    /// Bytes that follow.
+    pub(crate) fn length(&self) -> usize {
         self.field("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)
     }
 }

@@ -1,5 +1,7 @@
 //! Faults of a whole node, of the API server and of names. Each runs by itself, on a cluster that `tests/cluster/up` has started.
 
+mod many;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
