@@ -268,13 +268,11 @@ impl Reactor {
                 tracing::info!(session = session.0, reason = %goodbye.reason, "worker says goodbye");
                 self.step(Input::Left { session });
             }
-            Some(v1::worker_control::Body::Heartbeat(heartbeat)) => {
-                let before = std::mem::replace(&mut worker.full, heartbeat.full);
-                if before != heartbeat.full {
-                    self.step(Input::Full { session, full: heartbeat.full });
-                }
+            Some(v1::worker_control::Body::Heartbeat(heartbeat)) if heartbeat.full != worker.full => {
+                worker.full = heartbeat.full;
+                self.step(Input::Full { session, full: heartbeat.full });
             }
-            None => {}
+            Some(v1::worker_control::Body::Heartbeat(_)) | None => {}
             Some(v1::worker_control::Body::Hello(_)) => self.violation(session, "a second hello on one stream"),
         }
     }
