@@ -417,7 +417,7 @@ impl Scheduler {
         if let Some(code) = failure.exit_code.filter(|_| failure.class == OutcomeClass::AppError) {
             let _ = write!(sentence, " (exit code {code})");
         }
-        if matches!(failure.class, OutcomeClass::LostWorker | OutcomeClass::Poison)
+        if failure.with_worker
             && let Some(ended) = self.ended.find(failure.session)
         {
             let _ = write!(sentence, " (worker '{}' of pool '{}': {})", ended.name, ended.pool, ended.reason);
@@ -527,7 +527,7 @@ fn cpus(milli: u64) -> String {
     }
 }
 
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut value, mut unit) = (count, 0);
     // Tenths are kept by dividing only while a whole unit is left.

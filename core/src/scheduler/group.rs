@@ -62,6 +62,8 @@ pub(super) struct Failure {
     pub(super) attempt: u32,
     /// Where it was.
     pub(super) session: SessionId,
+    /// It ended because its worker was lost.
+    pub(super) with_worker: bool,
 }
 
 /// A group.

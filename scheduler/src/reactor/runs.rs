@@ -413,12 +413,14 @@ impl Reactor {
         session: SessionId,
         class: OutcomeClass,
         token: Option<u32>,
+        unreported: String,
         again: bool,
     ) {
         let Some(group) = self.groups.get(&task.group).cloned() else { return };
         self.touch(task.group);
         let worker = self.worker_name(session);
-        let mut report = token.and_then(|token| self.report(token)).map(Report::into_full).unwrap_or_default();
+        let report = token.and_then(|token| self.report(token)).map(Report::into_full);
+        let mut report = report.unwrap_or_else(|| v1::AttemptReport { message: unreported, ..Default::default() });
         if report.class() != convert::class_to_wire(class) {
             report.set_class(convert::class_to_wire(class));
         }
