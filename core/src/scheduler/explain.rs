@@ -218,7 +218,12 @@ impl Scheduler {
     /// What came before, for a task that is to be tried again.
     fn last_attempt(&self, group: &Group, index: u32) -> String {
         let attempts = group.attempts(index);
-        match group.detail(index).and_then(|detail| detail.last) {
+        let detail = group.detail(index);
+        let spared = detail.and_then(|detail| detail.spared).filter(|(attempt, _)| *attempt == attempts);
+        if let Some(ended) = spared.and_then(|(_, session)| self.ended.find(session)) {
+            return format!("attempt {attempts} was lost with worker '{}', uncharged: {}; ", ended.name, ended.reason);
+        }
+        match detail.and_then(|detail| detail.last) {
             Some(failure) if failure.attempt == attempts => format!("{}; ", self.describe_failure(&failure)),
             _ if attempts > 0 => format!("attempt {attempts} was taken back before it ended, uncharged; "),
             _ => String::new(),

@@ -52,6 +52,8 @@ pub(super) struct Detail {
     pub(super) backoff_until: Option<Micros>,
     /// How the last bad attempt ended.
     pub(super) last: Option<Failure>,
+    /// The last attempt that was lost with its worker and not charged, and where it was.
+    pub(super) spared: Option<(u32, SessionId)>,
 }
 
 /// How an attempt failed.

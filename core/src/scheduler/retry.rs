@@ -60,6 +60,9 @@ impl Scheduler {
         let mut detail = group.detail(charged).cloned().unwrap_or_default();
         let largest = if class == OutcomeClass::Oom { self.largest_memory(group.component) } else { u64::MAX };
         let next = decide(&mut detail, &policy, &ending, now, memory, largest, alone && executing);
+        if class == OutcomeClass::Preempted && finish.is_none() {
+            detail.spared = Some((attempt, session));
+        }
         detail.last = match class {
             OutcomeClass::Preempted => detail.last,
             _ => {

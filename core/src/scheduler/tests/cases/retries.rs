@@ -241,7 +241,7 @@ fn the_last_report_decides_and_what_has_ended_is_not_charged() {
         a[0]#1 ends Oom, again: out of memory: the worker was ended with everything on it (OOMKilled: the memory limit is 128Mi); when it was last looked at it took 30 MiB and had asked for nothing, and nothing took more beyond its request: declare what it takes with `memory:`, or let it grow with `on_oom:`
         a[1]#1 ends Preempted, again: its worker ran out of memory, which is charged to a[0]: OOMKilled: the memory limit is 128Mi
         > explain a[1]
-        ready: attempt 1 was taken back before it ended, uncharged; no worker and no pool serves component 'c'
+        ready: attempt 1 was lost with worker 'w1', uncharged: OOMKilled: the memory limit is 128Mi; no worker and no pool serves component 'c'
         "#,
     );
 }
@@ -322,6 +322,8 @@ fn a_worker_that_was_being_taken_and_fell_silent_is_charged_to_nobody() {
         w1 is Lost
         w1 close: no frame came for too long
         a[0]#1 ends Preempted, again: its worker was taken away: its node is gone
+        > explain a[0]
+        ready: attempt 1 was lost with worker 'w1', uncharged: the worker was taken away: its node is gone; no worker and no pool serves component 'c'
         > join w2
         w2 <- a[0]#2
         > start a[0]
