@@ -118,7 +118,9 @@ impl Cluster {
                 return Ok((cluster, PathBuf::from(file.trim())));
             }
         }
-        bail!("the cluster did not say how to connect: run `scalable run --target k8s` with the manifest of this benchmark by hand")
+        bail!(
+            "the cluster did not say how to connect: run `scalable run --target k8s` with the manifest of this benchmark by hand"
+        )
     }
 }
 
@@ -131,6 +133,7 @@ impl Drop for Cluster {
 }
 
 /// Measures, prints and judges.
+#[allow(clippy::print_stdout, reason = "the table is what it is for")]
 pub fn run(options: &KubernetesOptions) -> Result<()> {
     let programs = options.programs.clone().map_or_else(whole::build, Ok)?;
     let namespace = Namespace::new(&options.kubeconfig)?;
@@ -199,7 +202,9 @@ async fn until(client: &Client, holds: impl Fn(&v1::StatusReply) -> bool) -> Res
 }
 
 fn task(round: u32) -> v1::RunSpec {
-    let argv = v1::Argv { args: vec![v1::Text { pieces: vec![v1::Piece { kind: Some(v1::piece::Kind::Literal("/bin/true".to_owned())) }] }] };
+    let argv = v1::Argv {
+        args: vec![v1::Text { pieces: vec![v1::Piece { kind: Some(v1::piece::Kind::Literal("/bin/true".to_owned())) }] }],
+    };
     let template = v1::TaskTemplate {
         component: "default".to_owned(),
         command: Some(v1::task_template::Command::Argv(argv)),
@@ -213,5 +218,11 @@ fn task(round: u32) -> v1::RunSpec {
         resources: Some(v1::Resources { milli_cpus: 100, ..v1::Resources::default() }),
         ..v1::GroupSpec::default()
     };
-    v1::RunSpec { name: format!("bench-{round}"), project: "bench".to_owned(), fetched: true, groups: vec![group], ..v1::RunSpec::default() }
+    v1::RunSpec {
+        name: format!("bench-{round}"),
+        project: "bench".to_owned(),
+        fetched: true,
+        groups: vec![group],
+        ..v1::RunSpec::default()
+    }
 }

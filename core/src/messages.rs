@@ -99,8 +99,26 @@ pub enum Input {
     Died {
         /// The worker's name.
         worker: String,
+        /// What it died of.
+        cause: DeathCause,
         /// The platform's own words.
         reason: String,
+    },
+    /// The platform takes the worker of this name away, or has lost sight of its machine. It may still work for a while, and its
+    /// death may never be confirmed.
+    BeingTaken {
+        /// The worker's name.
+        worker: String,
+        /// The platform's own words.
+        reason: String,
+    },
+    /// What executing attempts take of their worker's memory. It replaces what the worker said before.
+    MemoryShares {
+        /// Whose.
+        session: SessionId,
+        /// Attempts and what each takes, bytes; those that take most above their requests, at most
+        /// [`SHARES_MAX`](crate::scheduler::SHARES_MAX).
+        shares: Vec<(Handle, u64)>,
     },
     /// A run, group or task is to end.
     Cancel {
@@ -201,6 +219,17 @@ pub enum Input {
     },
     /// Nothing but time has passed.
     Tick,
+}
+
+/// What a worker died of, as far as that says who is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeathCause {
+    /// It failed or ended, and nobody says why: whatever executed is suspect.
+    Failed,
+    /// The platform took it: its machine is gone or was needed for something else, or somebody removed it. No task is to blame.
+    Taken,
+    /// Everything on it together used more memory than it may. One task is to blame.
+    OutOfMemory,
 }
 
 /// What an appended element waits for: any task of its run that exists, of the same group one with a smaller index.
@@ -404,6 +433,8 @@ pub enum Output {
         token: Option<u32>,
         /// When it is tried again, or nothing when that was the last.
         retry_at: Option<Micros>,
+        /// Why, one sentence, where no worker reported it and there is more to say than the class.
+        why: Option<Box<str>>,
     },
     /// A result was committed: the only place where that happens.
     Committed {

@@ -19,8 +19,8 @@ pub use process::{Finished, Running, plain};
 pub use proxy::{ApiProxy, Asked, Fate, base64};
 pub use run::Run;
 pub use sandbox::{ProcessInfo, Sandbox, binary, example};
-pub use webhook::Webhook;
 pub use wait::{DEADLINE, until, until_within};
+pub use webhook::Webhook;
 
 /// True when the long forms of the tests are asked for: `scripts/test --long`.
 pub fn long() -> bool {

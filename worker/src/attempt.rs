@@ -71,6 +71,10 @@ pub struct Attempt {
     pub sampled_now: u64,
     /// What its cgroup saw, read at its end.
     pub cgroup_seen: Option<Seen>,
+    /// Processes of the container that the kernel had killed for memory when it began.
+    pub kills_before: u64,
+    /// The container's memory is what ended it, not a limit of its own.
+    pub of_container: Option<OfContainer>,
     /// What went wrong, one sentence.
     pub message: String,
     /// Published.
@@ -85,6 +89,15 @@ pub struct Attempt {
     pub taken_over_from: String,
     /// The machine's wish to settle, put off until the logs are written.
     pub settle: Option<Settle>,
+}
+
+/// How the memory of the container ended an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfContainer {
+    /// What was in use, bytes, when the agent ended it; nothing where the kernel did.
+    pub used_bytes: Option<u64>,
+    /// The container's limit, bytes.
+    pub limit_bytes: u64,
 }
 
 /// What is to be done with a directory at the end.
@@ -121,6 +134,8 @@ impl Attempt {
             sampled_peak: 0,
             sampled_now: 0,
             cgroup_seen: None,
+            kills_before: 0,
+            of_container: None,
             message: String::new(),
             outputs: Vec::new(),
             logs: Vec::new(),
@@ -157,6 +172,9 @@ impl Attempt {
         }
         if self.cgroup_seen.is_some_and(|seen| seen.killed) {
             self.message = format!("a process went above the task's memory limit of {}", size(self.order.memory_bytes));
+            return OutcomeClass::Oom;
+        }
+        if self.of_container.is_some() {
             return OutcomeClass::Oom;
         }
         self.message = match (end.exit_code, end.signal) {
@@ -217,6 +235,7 @@ impl Attempt {
         let end = self.end.clone().unwrap_or_default();
         let (peak_memory_bytes, method) = self.peak(agent_memory);
         let success = class == OutcomeClass::Succeeded;
+        let of_container = self.of_container.filter(|_| limit == 0 && class == OutcomeClass::Oom);
         let tail = if success { TAIL_BYTES_SUCCESS } else { TAIL_BYTES_MAX };
         let message = if success { String::new() } else { self.sentence(class, limit, peak_memory_bytes) };
         AttemptReport {
@@ -229,7 +248,7 @@ impl Attempt {
             system_us: end.system_us,
             peak_memory_bytes,
             memory_method: method as i32,
-            memory_limit_bytes: limit,
+            memory_limit_bytes: of_container.map_or(limit, |of| of.limit_bytes),
             message,
             stdout_tail: Bytes::from(self.tails[0].last(tail)),
             stderr_tail: Bytes::from(self.tails[1].last(tail)),
@@ -254,11 +273,14 @@ impl Attempt {
                 let (_, wall) = self.times();
                 format!("the command ran into its timeout and was ended after {:.1} s", wall as f64 / 1e6)
             }
-            OutcomeClass::Oom => format!(
-                "out of memory: the task took {} and its limit is {}; ask for more with `memory:`, or let it grow with `on_oom:`",
-                size(peak),
-                size(limit)
-            ),
+            OutcomeClass::Oom => match &self.of_container {
+                Some(of) => of.sentence("the task", peak, self.order.memory_bytes),
+                None => format!(
+                    "out of memory: the task took {} and its limit is {}; ask for more with `memory:`, or let it grow with `on_oom:`",
+                    size(peak),
+                    size(limit)
+                ),
+            },
             OutcomeClass::Cancelled => "it was cancelled".to_owned(),
             OutcomeClass::Preempted if self.began.is_some() => "its worker drains and the deadline was over".to_owned(),
             OutcomeClass::Preempted => "its worker drains, it had not started".to_owned(),
@@ -310,6 +332,24 @@ impl Attempt {
             index: self.order.index,
             attempt: self.order.attempt,
         })
+    }
+}
+
+impl OfContainer {
+    /// One sentence: `who` took `taken` bytes and had asked for `request`, 0 is not known and none.
+    pub fn sentence(&self, who: &str, taken: u64, request: u64) -> String {
+        let limit = size(self.limit_bytes);
+        let how = match self.used_bytes {
+            Some(used) => format!(
+                "the worker had {} of its {limit} in use, and {who} took most beyond its request, so that it was ended before the \
+                 kernel would have ended everything",
+                size(used)
+            ),
+            None => format!("the worker had reached its limit of {limit}, and the kernel ended {who}"),
+        };
+        let took = if taken == 0 { "how much it took is not known".to_owned() } else { format!("it took {}", size(taken)) };
+        let asked = if request == 0 { "had not asked for any".to_owned() } else { format!("had asked for {}", size(request)) };
+        format!("out of memory: {how}; {took} and {asked}: declare what it takes with `memory:`, or let it grow with `on_oom:`")
     }
 }
 

@@ -11,6 +11,7 @@ pub mod batch;
 pub mod catalog;
 pub mod cgroup;
 pub mod connection;
+pub mod container;
 pub mod content;
 pub mod descendants;
 pub mod directory;

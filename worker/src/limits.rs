@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Where cgroups are seen.
-const MOUNT: &str = "/sys/fs/cgroup";
+pub(crate) const MOUNT: &str = "/sys/fs/cgroup";
 /// Kept back for the agent itself: at most this, and at most a quarter.
 const RESERVE_BYTES_MAX: u64 = 64 << 20;
 /// Version 1 says "no limit" by a number near the largest.
@@ -58,7 +58,7 @@ impl Limits {
 }
 
 /// The group and those above it. In a container the root is the container's own group, even where the path is the machine's.
-fn groups_of(root: &Path, path: &str) -> Vec<PathBuf> {
+pub(crate) fn groups_of(root: &Path, path: &str) -> Vec<PathBuf> {
     let inside = root.join(path.trim_start_matches('/'));
     inside.ancestors().take_while(|group| group.starts_with(root)).map(Path::to_owned).collect()
 }
@@ -84,7 +84,8 @@ fn milli(quota: u64, period: u64) -> Option<u64> {
     u64::try_from(milli).ok().filter(|milli| *milli > 0)
 }
 
-fn memory(group: &Path) -> Option<u64> {
+/// The memory limit of one group, bytes.
+pub(crate) fn memory(group: &Path) -> Option<u64> {
     let limit = number(group.join("memory.max")).or_else(|| number(group.join("memory.limit_in_bytes")))?;
     (limit > 0 && limit < UNLIMITED).then_some(limit)
 }

@@ -253,6 +253,11 @@ impl Link {
         }
     }
 
+    /// The next heartbeat goes with the next [`Link::tick`].
+    pub fn heartbeat_now(&mut self, now: Instant) {
+        self.heartbeat_due = self.heartbeat_due.min(now);
+    }
+
     fn open_control(&mut self, now: Instant) {
         let hello = Hello {
             cluster_id: self.identity.cluster_id.clone(),

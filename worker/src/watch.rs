@@ -2,12 +2,17 @@
 //! whether it is above its memory limit. A thread of its own, because reading the sums of a large process takes long.
 //!
 //! The period adapts: looking costs at most one hundredth of a cpu, a twentieth where an attempt with a limit is above half of it.
+//!
+//! Where all of them share a container with a limit, its memory is measured too, ten times a second and more often the fuller it is. From
+//! [`NEAR_PERCENT`] on every attempt is looked at, and what was measured is told after that.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use rustc_hash::FxHashMap;
 
+use crate::container::{Container, Filled};
 use crate::descendants::{Children, session_of, tree};
 
 /// Age from which an attempt is watched.
@@ -18,6 +23,13 @@ const PERIOD_MIN: Duration = Duration::from_millis(100);
 const PERIOD_MAX: Duration = Duration::from_secs(2);
 const PERIOD_NEAR_LIMIT_MIN: Duration = Duration::from_millis(20);
 const PERIOD_NEAR_LIMIT_MAX: Duration = Duration::from_millis(250);
+/// From here on it is told how full the container is, in hundredths of its limit.
+pub const NEAR_PERCENT: u64 = 80;
+/// Measured more often from here on.
+const HALF_PERCENT: u64 = 50;
+const MEASURE_MAX: Duration = Duration::from_millis(100);
+const MEASURE_HALF: Duration = Duration::from_millis(20);
+const MEASURE_NEAR: Duration = Duration::from_millis(10);
 /// Added to the agent's own inclination to be killed for memory, for its tasks: the kernel takes a task first.
 const OOM_SCORE_ABOVE: i32 = 200;
 
@@ -32,6 +44,15 @@ pub struct Look {
     pub peak_bytes: u64,
     /// Above its limit.
     pub over: bool,
+}
+
+/// How full the container was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// What was found.
+    pub filled: Filled,
+    /// When the measuring began.
+    pub at: Instant,
 }
 
 enum Order {
@@ -54,13 +75,18 @@ struct Watched {
 }
 
 impl Watch {
-    /// Starts it. `seen` is called on its thread.
+    /// Starts it. `seen` and `near` are called on its thread, `near` when the container is nearly full.
     ///
     /// # Errors
     /// The system has no more threads.
-    pub fn start(seen: impl Fn(Look) + Send + 'static) -> std::io::Result<Self> {
+    pub fn start(
+        container: Option<Arc<Container>>,
+        seen: impl Fn(Look) + Send + 'static,
+        near: impl Fn(Measured) + Send + 'static,
+    ) -> std::io::Result<Self> {
         let (orders, queue) = unbounded();
-        std::thread::Builder::new().name("watch".to_owned()).spawn(move || run(&queue, &seen))?;
+        let guard = container.map(|container| Guard { container, due: Instant::now(), looks_due: Instant::now() });
+        std::thread::Builder::new().name("watch".to_owned()).spawn(move || run(&queue, guard, &seen, &near))?;
         Ok(Watch { orders })
     }
 
@@ -76,11 +102,19 @@ impl Watch {
     }
 }
 
-fn run(queue: &Receiver<Order>, seen: &dyn Fn(Look)) {
+struct Guard {
+    container: Arc<Container>,
+    due: Instant,
+    /// Not before this are all attempts looked at again.
+    looks_due: Instant,
+}
+
+fn run(queue: &Receiver<Order>, mut guard: Option<Guard>, seen: &dyn Fn(Look), near: &dyn Fn(Measured)) {
     let mut watched: FxHashMap<u64, Watched> = FxHashMap::default();
     let mut children = Children::of_leader().ok();
     loop {
-        let next = watched.values().map(|w| w.due).min();
+        let measure = guard.as_ref().filter(|_| !watched.is_empty()).map(|guard| guard.due);
+        let next = watched.values().map(|w| w.due).chain(measure).min();
         let order = match next {
             None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(due) => queue.recv_deadline(due),
@@ -96,9 +130,50 @@ fn run(queue: &Receiver<Order>, seen: &dyn Fn(Look)) {
                 for (serial, one) in watched.iter_mut().filter(|(_, w)| w.due <= now) {
                     look(*serial, one, &mut children, seen);
                 }
+                if let Some(guard) = guard.as_mut().filter(|guard| guard.due <= now) {
+                    guard.measure(&mut watched, &mut children, seen, near);
+                }
             }
         }
     }
+}
+
+impl Guard {
+    fn measure(
+        &mut self,
+        watched: &mut FxHashMap<u64, Watched>,
+        children: &mut Option<Children>,
+        seen: &dyn Fn(Look),
+        near: &dyn Fn(Measured),
+    ) {
+        let at = Instant::now();
+        let Some(filled) = self.container.filled() else {
+            self.due = at + PERIOD_MAX;
+            return;
+        };
+        let (cost, percent) = (at.elapsed(), filled.percent());
+        if percent >= NEAR_PERCENT {
+            if self.looks_due <= at {
+                let begin = Instant::now();
+                for (serial, one) in watched.iter_mut() {
+                    look(*serial, one, children, seen);
+                }
+                self.looks_due = Instant::now() + (begin.elapsed() * 20).clamp(MEASURE_NEAR, PERIOD_MAX);
+            }
+            near(Measured { filled, at });
+        }
+        self.due = Instant::now() + measure_period(percent, cost);
+    }
+}
+
+/// Until the next measuring, which costs at most one hundredth of a cpu unless that would be later than the latest.
+fn measure_period(percent: u64, cost: Duration) -> Duration {
+    let least = match percent {
+        NEAR_PERCENT.. => MEASURE_NEAR,
+        HALF_PERCENT.. => MEASURE_HALF,
+        _ => MEASURE_MAX,
+    };
+    (cost * 100).clamp(least, MEASURE_MAX)
 }
 
 fn look(serial: u64, one: &mut Watched, children: &mut Option<Children>, seen: &dyn Fn(Look)) {
@@ -152,6 +227,16 @@ fn prefer_for_oom(processes: &[i32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fuller_container_is_measured_more_often_and_never_less_than_ten_times_a_second() {
+        let cases =
+            [(0, 10, 100_000), (49, 10, 100_000), (50, 10, 20_000), (80, 10, 10_000), (95, 500, 50_000), (99, 9_000, 100_000)];
+        for (percent, cost, expected) in cases {
+            let period = measure_period(percent, Duration::from_micros(cost));
+            assert_eq!(period, Duration::from_micros(expected), "{percent} % at {cost} µs");
+        }
+    }
 
     #[test]
     fn the_sum_of_this_process_is_what_it_holds() {

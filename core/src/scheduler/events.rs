@@ -4,6 +4,7 @@ use super::Scheduler;
 use super::depend::End;
 use super::lease::Tell;
 use super::mutation::Mutation;
+use super::retry::Ending;
 use super::rows::{Place, Row};
 use super::task_table::{TaskEvent, TaskState};
 use crate::ids::{Handle, Micros, SessionId};
@@ -100,7 +101,7 @@ impl Scheduler {
             OutcomeClass::Succeeded => self.commit(slot, finish, out),
             _ if state == TaskState::Cancelling => self.end_cancelled(slot, Some(finish), Some(finish.token), out),
             reported => {
-                self.attempt_failed(now, slot, class, Some(finish), out);
+                self.attempt_failed(now, slot, Ending::reported(class, finish), out);
                 if reported == OutcomeClass::Preempted {
                     self.hands_back(worker, out);
                 }
@@ -164,7 +165,7 @@ impl Scheduler {
     /// Says that a task's last attempt was ended and the task with it.
     pub(super) fn report_cancelled(&mut self, row: &Row, session: SessionId, token: Option<u32>, out: &mut Outbox) {
         let (task, attempt, class) = (row.task(), row.attempt, OutcomeClass::Cancelled);
-        out.push(Output::AttemptEnded { task, attempt, session, class, token, retry_at: None });
+        out.push(Output::AttemptEnded { task, attempt, session, class, token, retry_at: None, why: None });
         out.push(Output::Cancelled { group: task.group, first: task.index, count: 1 });
         self.note_end(task.group, task.index, task.index + 1, End::Cancelled);
     }

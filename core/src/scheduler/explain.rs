@@ -218,7 +218,12 @@ impl Scheduler {
     /// What came before, for a task that is to be tried again.
     fn last_attempt(&self, group: &Group, index: u32) -> String {
         let attempts = group.attempts(index);
-        match group.detail(index).and_then(|detail| detail.last) {
+        let detail = group.detail(index);
+        let spared = detail.and_then(|detail| detail.spared).filter(|(attempt, _)| *attempt == attempts);
+        if let Some(ended) = spared.and_then(|(_, session)| self.ended.find(session)) {
+            return format!("attempt {attempts} was lost with worker '{}', uncharged: {}; ", ended.name, ended.reason);
+        }
+        match detail.and_then(|detail| detail.last) {
             Some(failure) if failure.attempt == attempts => format!("{}; ", self.describe_failure(&failure)),
             _ if attempts > 0 => format!("attempt {attempts} was taken back before it ended, uncharged; "),
             _ => String::new(),
@@ -423,7 +428,7 @@ impl Scheduler {
         if let Some(code) = failure.exit_code.filter(|_| failure.class == OutcomeClass::AppError) {
             let _ = write!(sentence, " (exit code {code})");
         }
-        if matches!(failure.class, OutcomeClass::LostWorker | OutcomeClass::Poison)
+        if failure.with_worker
             && let Some(ended) = self.ended.find(failure.session)
         {
             let _ = write!(sentence, " (worker '{}' of pool '{}': {})", ended.name, ended.pool, ended.reason);
@@ -533,7 +538,7 @@ fn cpus(milli: u64) -> String {
     }
 }
 
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut value, mut unit) = (count, 0);
     // Tenths are kept by dividing only while a whole unit is left.

@@ -52,6 +52,8 @@ pub(super) struct Detail {
     pub(super) backoff_until: Option<Micros>,
     /// How the last bad attempt ended.
     pub(super) last: Option<Failure>,
+    /// The last attempt that was lost with its worker and not charged, and where it was.
+    pub(super) spared: Option<(u32, SessionId)>,
 }
 
 /// How an attempt failed.
@@ -62,6 +64,8 @@ pub(super) struct Failure {
     pub(super) attempt: u32,
     /// Where it was.
     pub(super) session: SessionId,
+    /// It ended because its worker was lost.
+    pub(super) with_worker: bool,
 }
 
 /// A group.

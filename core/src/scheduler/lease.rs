@@ -5,11 +5,10 @@ use super::Scheduler;
 use super::ended::Ended;
 use super::mutation::Mutation;
 use super::restore::Loss;
-use super::task_table::TaskState;
 use super::worker_book::Worker;
 use super::worker_table::SessionEvent;
 use crate::ids::{Micros, SessionId};
-use crate::messages::{Connection, Outbox, OutcomeClass, Output, WorkerSpec, WorkerState};
+use crate::messages::{Connection, DeathCause, Outbox, Output, WorkerSpec, WorkerState};
 use crate::spec::NAME_BYTES_MAX;
 
 /// Most components that one worker may serve by name.
@@ -22,7 +21,7 @@ impl Scheduler {
             return;
         }
         if let Some(&old) = self.worker_names.get(&spec.name) {
-            self.lose(now, old, "the worker registered again under a new session", out);
+            self.lose(now, old, DeathCause::Failed, "the worker registered again under a new session", out);
         }
         let names = [&spec.name, &spec.pool].into_iter().chain(&spec.components);
         let refusal = if let Some(bad) = names.into_iter().find(|name| super::accept::bad_name(name).is_some()) {
@@ -72,6 +71,8 @@ impl Scheduler {
             alone: false,
             filled,
             dispatched: 0,
+            shares: Vec::new(),
+            taken: None,
             objects: Default::default(),
         };
         let deadline = worker.deadline;
@@ -172,16 +173,19 @@ impl Scheduler {
     pub(super) fn left(&mut self, now: Micros, session: SessionId, out: &mut Outbox) {
         let Some(&slot) = self.sessions.get(&session) else { return self.refuse_ended(session, SessionEvent::Leave) };
         if self.worker(slot).rows() > 0 {
-            return self.lose(now, slot, "the session ended with attempts left on the worker", out);
+            return self.lose(now, slot, DeathCause::Failed, "the session ended with attempts left on the worker", out);
         }
         self.session_event(slot, SessionEvent::Leave, out);
         self.remove_worker(slot, "said goodbye", Loss::Left, out);
     }
 
     /// The provider says that the worker of this name is dead.
-    pub(super) fn died(&mut self, now: Micros, name: &str, reason: &str, out: &mut Outbox) {
+    pub(super) fn died(&mut self, now: Micros, name: &str, cause: DeathCause, reason: &str, out: &mut Outbox) {
         match self.worker_names.get(name) {
-            Some(&slot) => self.lose(now, slot, &format!("the worker is dead: {reason}"), out),
+            Some(&slot) if cause == DeathCause::Failed => {
+                self.lose(now, slot, cause, &format!("the worker is dead: {reason}"), out);
+            }
+            Some(&slot) => self.lose(now, slot, cause, reason, out),
             None => {
                 if let Some(session) = self.ended.find_name(name).map(|ended| ended.session) {
                     self.refuse_ended(session, SessionEvent::Lose);
@@ -190,30 +194,21 @@ impl Scheduler {
         }
     }
 
-    /// A session is over for the scheduler. What executed is charged, what had not started is not; all of it goes elsewhere.
-    pub(super) fn lose(&mut self, now: Micros, slot: u32, reason: &str, out: &mut Outbox) {
+    /// A session is over for the scheduler. What had not started is not charged, what executed as `end_executing` says; all of it goes
+    /// elsewhere.
+    pub(super) fn lose(&mut self, now: Micros, slot: u32, cause: DeathCause, reason: &str, out: &mut Outbox) {
         self.session_event(slot, SessionEvent::Lose, out);
         let session = self.worker(slot).session;
         out.push(Output::CloseSession { session, reason: reason.to_owned() });
         self.take_back_unstarted(now, slot, out);
-        let executing: Vec<u32> = self.rows.on(self.worker(slot).executing).collect();
-        // Whether a task was alone is the same for all rows of this worker, and read before the first of them is closed.
-        for row in executing {
-            if self.rows.get(row).state == TaskState::Cancelling {
-                self.end_cancelled(row, None, None, out);
-            } else if self.mutations.has(Mutation::LoseTaskOnWorkerDeath) {
-                self.close_row(row, None);
-            } else {
-                self.attempt_failed(now, row, OutcomeClass::LostWorker, None, out);
-            }
-        }
+        let reason = self.end_executing(now, slot, cause, reason, out);
         let pool = self.worker(slot).pool.clone();
         if let Some(pool) = self.pool_mut(&pool) {
             pool.lost += 1;
         }
         // What the loss of its attempts has ended reads nothing any more.
         self.settle(out);
-        self.remove_worker(slot, reason, Loss::Failed, out);
+        self.remove_worker(slot, &reason, Loss::Failed, out);
     }
 
     /// Forgets a session that is over, but for a note of how it ended.
@@ -296,11 +291,11 @@ impl Scheduler {
             let silent_for = now.saturating_sub(worker.last_frame);
             let reset_over = worker.reset_at.is_some_and(|at| at.saturating_add(self.config.lost_after_reset) <= now);
             if reset_over {
-                self.lose(now, slot, "a connection was reset and the session did not come back in time", out);
+                self.lose(now, slot, DeathCause::Failed, "a connection was reset and the session did not come back in time", out);
                 continue;
             }
             if silent_for >= self.config.lost_after_silence {
-                self.lose(now, slot, "no frame came for too long", out);
+                self.lose(now, slot, DeathCause::Failed, "no frame came for too long", out);
                 continue;
             }
             if silent_for >= self.config.suspect_after && worker.state != WorkerState::Suspect {

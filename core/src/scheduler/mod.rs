@@ -4,6 +4,7 @@
 //!   Input ──► step ──►  submit   a run becomes groups: ranges of waiting tasks
 //!                       lease    sessions of workers: who is alive, who is suspect
 //!                       events   starts and ends of attempts; the one commit
+//!                       blame    whose fault the loss of a worker is
 //!                       retry    what follows a bad end
 //!                       cancel   what is to end
 //!                          │
@@ -19,6 +20,7 @@
 //! anything a peer or user can send; what a caller inside breaks is an `expect` that says why it cannot be.
 
 mod accept;
+mod blame;
 mod cancel;
 mod check;
 mod check_objects;
@@ -54,6 +56,7 @@ mod worker_book;
 pub mod worker_table;
 
 pub use accept::DEPENDENCIES_PER_RUN_MAX;
+pub use blame::SHARES_MAX;
 pub use counts::{Happening, TransitionCounts};
 pub use explain::Explanation;
 pub use scaling::{PoolLoad, WorkerLoad};
@@ -295,7 +298,9 @@ impl Scheduler {
             Input::Drain { session } => self.drain(now, session, Tell::Worker, out),
             Input::Full { session, full } => self.full(now, session, full, out),
             Input::Left { session } => self.left(now, session, out),
-            Input::Died { worker, reason } => self.died(now, &worker, &reason, out),
+            Input::Died { worker, cause, reason } => self.died(now, &worker, cause, &reason, out),
+            Input::BeingTaken { worker, reason } => self.being_taken(&worker, reason),
+            Input::MemoryShares { session, shares } => self.memory_shares(session, shares),
             Input::Cancel { run, group, index } => self.cancel(run, group, index, out),
             Input::Pool { pool, components, capacity, starting, scaled, note } => {
                 if let Some(known) = self.pool_mut(&pool) {

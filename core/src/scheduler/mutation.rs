@@ -42,6 +42,8 @@ pub enum Mutation {
     OverlookLoss,
     /// A result that is there is made again when one of its holders is lost.
     RestoreTwice,
+    /// When a worker is out of memory, another attempt than the one that took it is charged.
+    BlameNeighbour,
     /// A group that is over is forgotten though the client may want its results.
     ForgetEarly,
 }
@@ -49,7 +51,7 @@ pub enum Mutation {
 impl Mutation {
     /// All of them.
     #[cfg(any(test, feature = "mutations"))]
-    pub const ALL: [Mutation; 20] = [
+    pub const ALL: [Mutation; 21] = [
         Mutation::DropAttemptFence,
         Mutation::ForgetRelease,
         Mutation::ChargeNeighbour,
@@ -69,6 +71,7 @@ impl Mutation {
         Mutation::IgnorePause,
         Mutation::OverlookLoss,
         Mutation::RestoreTwice,
+        Mutation::BlameNeighbour,
         Mutation::ForgetEarly,
     ];
 }

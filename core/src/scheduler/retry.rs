@@ -20,16 +20,34 @@ enum Next {
     GiveUp(OutcomeClass),
 }
 
+/// How an attempt ended badly, and what is known of it.
+#[derive(Clone, Debug)]
+pub(super) struct Ending<'f> {
+    pub(super) class: OutcomeClass,
+    /// What its worker reported; nothing where its worker was lost.
+    pub(super) finish: Option<&'f Finish>,
+    /// Most memory that it is known to have taken, bytes; 0 where nothing is known.
+    pub(super) peak_memory_bytes: u64,
+    /// One sentence, where there is no report to say it.
+    pub(super) why: Option<String>,
+}
+
+impl<'f> Ending<'f> {
+    /// Its worker said so.
+    pub(super) fn reported(class: OutcomeClass, finish: &'f Finish) -> Self {
+        Ending { class, finish: Some(finish), peak_memory_bytes: finish.peak_memory_bytes, why: None }
+    }
+
+    /// Its worker could not say anything any more.
+    pub(super) fn unreported(class: OutcomeClass) -> Self {
+        Ending { class, finish: None, peak_memory_bytes: 0, why: None }
+    }
+}
+
 impl Scheduler {
     /// An attempt ended without a result, by its own fault or not: `class` says.
-    pub(super) fn attempt_failed(
-        &mut self,
-        now: Micros,
-        slot: u32,
-        class: OutcomeClass,
-        finish: Option<&Finish>,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn attempt_failed(&mut self, now: Micros, slot: u32, ending: Ending<'_>, out: &mut Outbox) {
+        let Ending { class, finish, .. } = ending;
         let row = self.rows.get(slot);
         let (task, attempt, state, executing) = (row.task(), row.attempt, row.state, row.place == Place::Executing);
         let worker = self.worker(row.worker);
@@ -41,12 +59,16 @@ impl Scheduler {
         let policy = group.policy.clone();
         let mut detail = group.detail(charged).cloned().unwrap_or_default();
         let largest = if class == OutcomeClass::Oom { self.largest_memory(group.component) } else { u64::MAX };
-        let next = decide(&mut detail, &policy, class, finish, now, memory, largest, alone && executing);
+        let next = decide(&mut detail, &policy, &ending, now, memory, largest, alone && executing);
+        if class == OutcomeClass::Preempted && finish.is_none() {
+            detail.spared = Some((attempt, session));
+        }
         detail.last = match class {
             OutcomeClass::Preempted => detail.last,
             _ => {
                 let class = if let Next::GiveUp(class) = next { class } else { class };
-                Some(Failure { class, exit_code: finish.and_then(|finish| finish.exit_code), attempt, session })
+                let exit_code = finish.and_then(|finish| finish.exit_code);
+                Some(Failure { class, exit_code, attempt, session, with_worker: finish.is_none() })
             }
         };
         detail.backoff_until = match next {
@@ -77,7 +99,8 @@ impl Scheduler {
             Next::Later(until) => Some(until),
             _ => Some(now),
         };
-        out.push(Output::AttemptEnded { task, attempt, session, class, token: finish.map(|finish| finish.token), retry_at });
+        let (token, why) = (finish.map(|finish| finish.token), ending.why.map(String::into_boxed_str));
+        out.push(Output::AttemptEnded { task, attempt, session, class, token, retry_at, why });
         match next {
             Next::Now => self.requeue(task, out),
             Next::Later(until) => self.wait_backoff(task, until, out),
@@ -181,17 +204,16 @@ impl Scheduler {
 }
 
 /// Charges the failure to the task and says what follows.
-#[expect(clippy::too_many_arguments, reason = "everything the decision depends on, and nothing else")]
 fn decide(
     detail: &mut Detail,
     policy: &Policy,
-    class: OutcomeClass,
-    finish: Option<&Finish>,
+    ending: &Ending<'_>,
     now: Micros,
     memory: u64,
     largest: u64,
     alone: bool,
 ) -> Next {
+    let Ending { class, finish, .. } = *ending;
     let worth = policy.retry_on.is_empty() || policy.retry_on.iter().any(|on| matches(*on, class, finish));
     match class {
         // An input that was lost is waited for: see `make_ready`.
@@ -217,8 +239,7 @@ fn decide(
             Next::Now
         }
         OutcomeClass::Oom => {
-            let peak = finish.map_or(0, |finish| finish.peak_memory_bytes);
-            let grown = grow_memory(policy.on_oom, memory, peak, largest);
+            let grown = grow_memory(policy.on_oom, memory, ending.peak_memory_bytes, largest);
             if !worth || detail.oom >= policy.oom_budget || grown <= memory {
                 return Next::GiveUp(class);
             }

@@ -199,7 +199,8 @@ impl Scheduler {
         let again = !self.no_new_starts(row.task());
         self.remember_attempt(&row, again);
         let (task, attempt, class) = (row.task(), row.attempt, OutcomeClass::Preempted);
-        out.push(Output::AttemptEnded { task, attempt, session, class, token: None, retry_at: again.then_some(now) });
+        let retry_at = again.then_some(now);
+        out.push(Output::AttemptEnded { task, attempt, session, class, token: None, retry_at, why: None });
         self.requeue(task, out);
     }
 }

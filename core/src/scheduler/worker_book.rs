@@ -5,7 +5,7 @@
 //! agree without asking.
 
 use super::rows::{List, NIL, Place, Rows};
-use crate::ids::{Micros, SessionId, ShapeId, TaskRef};
+use crate::ids::{Handle, Micros, SessionId, ShapeId, TaskRef};
 use crate::messages::WorkerState;
 use crate::resources::Resources;
 use smallvec::SmallVec;
@@ -55,6 +55,10 @@ pub(super) struct Worker {
     pub(super) filled: bool,
     /// Attempts it was sent.
     pub(super) dispatched: u64,
+    /// What executing attempts take of its memory, bytes, as it said last.
+    pub(super) shares: Vec<(Handle, u64)>,
+    /// The platform takes it away: the first reason it gave.
+    pub(super) taken: Option<String>,
 }
 
 impl Worker {

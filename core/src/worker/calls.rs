@@ -170,6 +170,13 @@ impl Calls {
     }
 
     /// The call of a handle, while it is on the worker.
+    pub fn handle(&self, call: CallId) -> Option<Handle> {
+        let batch = self.batches.get(call.batch as usize)?.as_ref()?;
+        batch.state(call.at)?;
+        batch.handles.get(call.at as usize).map(|raw| Handle::from_u64(*raw))
+    }
+
+    /// The call of a handle.
     pub fn find(&self, handle: Handle) -> Option<CallId> {
         let newest = self.newest(handle.slot).filter(|newest| newest.generation == handle.generation)?;
         let batch = self.batches.get(newest.batch as usize)?.as_ref()?;

@@ -166,6 +166,11 @@ impl Worker {
         self.calls.see(call, since)
     }
 
+    /// The handle of a call, while it is on the worker.
+    pub fn call_handle(&self, call: CallId) -> Option<Handle> {
+        self.calls.handle(call)
+    }
+
     /// The call of a handle that is with a host: the agent may be able to take it back before a retract or a drain.
     pub fn held_call(&self, handle: Handle) -> Option<CallId> {
         let call = self.calls.find(handle)?;

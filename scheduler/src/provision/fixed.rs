@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use scalable_core::ids::Micros;
+use scalable_core::messages::DeathCause;
 use scalable_core::planner::{Desired, Observed, plan};
 use scalable_proto::v1;
 use scalable_provider::{Observation, Operation, Provider};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{PoolState, Seen, Stop, on_a_thread};
+use super::{PoolState, Seen, Stop, blame, on_a_thread};
 
 /// A pool of fixed size.
 #[derive(Clone, Debug)]
@@ -93,7 +94,7 @@ impl Driver {
                 self.born.push((uid, Instant::now()));
                 self.started += 1;
             }
-            Observation::Died { name, uid, ordinal, reason, .. } => {
+            Observation::Died { name, uid, ordinal, cause, reason, .. } => {
                 let lived = match self.born.iter().position(|(known, _)| *known == uid) {
                     Some(at) => self.born.swap_remove(at).1.elapsed(),
                     None => Duration::ZERO,
@@ -102,11 +103,16 @@ impl Driver {
                 self.started = self.started.saturating_sub(1);
                 self.note =
                     if self.observed.deaths_in_row > 1 { format!("workers keep ending: {reason}") } else { String::new() };
-                let _ = self.seen.send(Seen::Died { worker: name, reason }).await;
+                let _ = self.seen.send(Seen::Died { worker: name, cause: blame(cause), reason }).await;
             }
             Observation::Waiting { reason, message, .. } => self.note = format!("{reason}: {message}"),
             Observation::Running { .. } => self.note.clear(),
-            Observation::Leaving { name, reason, .. } => tracing::warn!(worker = %name, %reason, "a worker is being ended"),
+            Observation::Leaving { name, cause, reason, .. } => {
+                tracing::warn!(worker = %name, %reason, "a worker is being ended");
+                if blame(cause) == DeathCause::Taken {
+                    let _ = self.seen.send(Seen::BeingTaken { worker: name, reason }).await;
+                }
+            }
             Observation::Reach { problem } => self.note = problem.unwrap_or_default(),
         }
         self.tell_pool().await;

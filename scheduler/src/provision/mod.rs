@@ -7,8 +7,10 @@ pub mod scaled;
 
 use std::future::Future;
 
+use scalable_core::messages::DeathCause;
 use scalable_core::scheduler::PoolLoad;
 use scalable_proto::v1;
+use scalable_provider::Cause;
 use tokio::sync::{mpsc, oneshot};
 
 /// Observations waiting for the reactor.
@@ -19,6 +21,15 @@ const SEEN_MAX: usize = 256;
 pub enum Seen {
     /// A worker is dead, and so is everything it had started.
     Died {
+        /// The name it registered with.
+        worker: String,
+        /// Who is to blame.
+        cause: DeathCause,
+        /// The platform's own words.
+        reason: String,
+    },
+    /// The platform takes a worker away; it may still work for a while.
+    BeingTaken {
         /// The name it registered with.
         worker: String,
         /// The platform's own words.
@@ -69,6 +80,15 @@ pub const DECISIONS_TOLD: usize = 20;
 
 /// Ends the driver: every worker is removed before the answer comes.
 pub type Stop = oneshot::Sender<oneshot::Sender<()>>;
+
+/// Who is to blame for a death.
+fn blame(cause: Cause) -> DeathCause {
+    match cause {
+        Cause::Evicted | Cause::Preempted | Cause::NodeLost | Cause::Removed => DeathCause::Taken,
+        Cause::OutOfMemory => DeathCause::OutOfMemory,
+        Cause::Ended | Cause::Failed | Cause::NotStarted => DeathCause::Failed,
+    }
+}
 
 /// Runs a driver on a thread of its own.
 fn on_a_thread<F, D>(drive: D) -> std::io::Result<(mpsc::Receiver<Seen>, Stop)>

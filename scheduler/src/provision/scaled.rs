@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use scalable_core::ids::{Micros, SECOND};
+use scalable_core::messages::DeathCause;
 use scalable_core::planner::{
     Blocked, Group, Limit, Obstacle, Parameters, Phase, Planner, Pool as PlannedPool, PoolEvent, PoolPlan, Snapshot, Worker,
     WorkerKey,
@@ -16,7 +17,7 @@ use scalable_proto::v1;
 use scalable_provider::{Cause, Observation, Operation, Provider, Reason, ReasonClass};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{DECISIONS_TOLD, PoolState, Seen, Stop, on_a_thread};
+use super::{DECISIONS_TOLD, PoolState, Seen, Stop, blame, on_a_thread};
 
 /// A pool that scales.
 #[derive(Clone, Debug)]
@@ -336,10 +337,13 @@ impl<P: Provider> Driver<P> {
                     member.unblock(now);
                 }
             }
-            Observation::Leaving { name, reason, .. } => {
+            Observation::Leaving { name, cause, reason, .. } => {
                 tracing::warn!(worker = %name, %reason, "the platform takes a worker away");
                 if let Some(member) = self.named(&name) {
                     (member.leaving, member.taken) = (true, true);
+                }
+                if blame(cause) == DeathCause::Taken {
+                    let _ = self.seen.send(Seen::BeingTaken { worker: name, reason }).await;
                 }
             }
             Observation::Died { name, pool, cause, reason, .. } => self.died(now, name, &pool, cause, reason).await,
@@ -373,7 +377,7 @@ impl<P: Provider> Driver<P> {
     async fn died(&mut self, now: Micros, name: String, pool: &str, cause: Cause, reason: String) {
         let key = self.named(&name).map(|member| member.key);
         if let Some(member) = key.and_then(|key| self.members.remove(&key)) {
-            let platform = matches!(cause, Cause::Evicted | Cause::Preempted | Cause::NodeLost | Cause::Removed);
+            let platform = blame(cause) == DeathCause::Taken;
             let asked_at = member.asked_at;
             let event = match member.registered_at {
                 _ if member.leaving || platform => None,
@@ -387,7 +391,7 @@ impl<P: Provider> Driver<P> {
                 self.planner.observe(now, pool, &event);
             }
         }
-        let _ = self.seen.send(Seen::Died { worker: name, reason }).await;
+        let _ = self.seen.send(Seen::Died { worker: name, cause: blame(cause), reason }).await;
     }
 
     /// Why a pool has no more workers, in the platform's words where it has any.

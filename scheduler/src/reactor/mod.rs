@@ -358,10 +358,11 @@ impl Reactor {
 
     fn seen(&mut self, seen: Seen) {
         match seen {
-            Seen::Died { worker, reason } => {
-                tracing::warn!(%worker, %reason, "worker died");
-                self.step(Input::Died { worker, reason });
+            Seen::Died { worker, cause, reason } => {
+                tracing::warn!(%worker, ?cause, %reason, "worker died");
+                self.step(Input::Died { worker, cause, reason });
             }
+            Seen::BeingTaken { worker, reason } => self.step(Input::BeingTaken { worker, reason }),
             Seen::Pool(state) => {
                 let pool = state.pool.clone();
                 match convert::resources(Some(&state.capacity), self.machine.names_mut()) {
@@ -480,8 +481,10 @@ impl Reactor {
             }
             Output::CloseSession { session, reason } => self.close_session(session, &reason),
             Output::AttemptStarted { task, .. } => self.touch(task.group),
-            Output::AttemptEnded { task, attempt, session, class, token, retry_at } => {
-                self.attempt_ended(task, attempt, session, class, token, retry_at.is_some());
+            Output::AttemptEnded { task, attempt, session, class, token, retry_at, why } => {
+                let unreported = why.map(String::from).unwrap_or_default();
+                let ending = runs::Ending { class, token, unreported, again: retry_at.is_some() };
+                self.attempt_ended(task, attempt, session, ending);
             }
             Output::Committed { task, attempt, session, token } => self.committed(task, attempt, session, token),
             Output::Superseded { .. } => self.counters.superseded += 1,

@@ -11,7 +11,7 @@ use scalable_core::messages::{
     Connection, Dispatch, EventKind, Finish, Input, Missing, OutcomeClass, Stored, WorkerEvent, WorkerSpec, WorkerState,
 };
 use scalable_core::resources::Resources;
-use scalable_core::scheduler::projection;
+use scalable_core::scheduler::{SHARES_MAX, projection};
 use scalable_proto::v1;
 use scalable_tls::WorkerIdentity;
 use tonic::Status;
@@ -268,11 +268,18 @@ impl Reactor {
                 tracing::info!(session = session.0, reason = %goodbye.reason, "worker says goodbye");
                 self.step(Input::Left { session });
             }
-            Some(v1::worker_control::Body::Heartbeat(heartbeat)) if heartbeat.full != worker.full => {
-                worker.full = heartbeat.full;
-                self.step(Input::Full { session, full: heartbeat.full });
+            Some(v1::worker_control::Body::Heartbeat(v1::Heartbeat { share_handles, share_bytes, full, .. })) => {
+                if share_handles.len() != share_bytes.len() {
+                    return self.violation(session, "the columns of a heartbeat do not fit together");
+                }
+                let before = std::mem::replace(&mut worker.full, full);
+                if before != full {
+                    self.step(Input::Full { session, full });
+                }
+                let shares = share_handles.into_iter().map(Handle::from_u64).zip(share_bytes).take(SHARES_MAX).collect();
+                self.step(Input::MemoryShares { session, shares });
             }
-            Some(v1::worker_control::Body::Heartbeat(_)) | None => {}
+            None => {}
             Some(v1::worker_control::Body::Hello(_)) => self.violation(session, "a second hello on one stream"),
         }
     }

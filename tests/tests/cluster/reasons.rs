@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tests::{Ground, LONG, Running, until_within};
+use tests::{Ground, LONG, Run, Running, until_within};
 
 use crate::lifecycle::{GATED, running};
 
@@ -137,7 +137,7 @@ fn memory_that_grows() {
     finished.expect(1).says(&["hog", "oom"]);
     let run = ground.last_run();
     assert_eq!(run.states(), ["hog[0] failed", "work[0] succeeded", "work[1] succeeded"]);
-    assert_eq!(run.task("hog[0]")["error_type"], "oom");
+    only_oom_is_charged(&run, "hog[0]");
     for work in ["work[0]", "work[1]"] {
         assert_eq!(run.task(work)["attempt"], 1, "{work} was executed once");
     }
@@ -165,8 +165,45 @@ fn memory_that_bursts() {
     ground.open_gate("gate", run).expect(1).says(&["burst", "oom"]);
     let run = ground.last_run();
     assert_eq!(run.states(), ["burst[0] failed", "work[0] succeeded", "work[1] succeeded"]);
-    assert_eq!(run.task("burst[0]")["error_type"], "oom");
+    only_oom_is_charged(&run, "burst[0]");
     ground.nothing_is_left();
+}
+
+/// A task that asks for no memory and takes all there is costs its neighbours nothing: the agent ends it before the container is full.
+#[test]
+fn memory_that_nobody_asked_for() {
+    let Some(ground) = Ground::new("unasked") else { return };
+    // Ten MiB a second.
+    let hog = r#"
+  hog:
+    cpus: 0.1
+    command: [awk, 'BEGIN {{ while (1) {{ for (n = 0; n < 16; n++) a[i++] = sprintf("%65536s", ""); system("sleep 0.1") }} }}']
+"#;
+    ground.manifest(ROOMY, &format!("{GATED}{hog}"));
+    let run = ground.run(&[]);
+    until_within(LONG, "the hog's end", || run.stderr().contains("hog[0]").then_some(()));
+    ground.open_gate("gate", run).expect(1).says(&["hog", "oom"]);
+    let run = ground.last_run();
+    assert_eq!(run.states(), ["hog[0] failed", "work[0] succeeded", "work[1] succeeded"]);
+    only_oom_is_charged(&run, "hog[0]");
+    for work in ["work[0]", "work[1]"] {
+        assert_eq!(run.task(work)["attempt"], 1, "{work} was executed once");
+    }
+    let first = run.lines("failures.jsonl").remove(0);
+    let message = first["error_message"].as_str().unwrap_or_default();
+    assert!(message.contains("of its 128.0 MiB in use") && message.contains("had not asked for any"), "{first:#}");
+    ground.nothing_is_left();
+}
+
+/// Every attempt that failed in the run is this task's, and ended as `oom`.
+#[track_caller]
+fn only_oom_is_charged(run: &Run, task: &str) {
+    let failures = run.lines("failures.jsonl");
+    println!("{failures:#?}");
+    assert!(!failures.is_empty());
+    for failure in failures {
+        assert_eq!((failure["task_id"].as_str(), failure["error_type"].as_str()), (Some(task), Some("oom")), "{failure:#}");
+    }
 }
 
 /// The scheduler's volume has no room for what the tasks write: copying stops before the kubelet evicts the pod, the run says so and goes on.

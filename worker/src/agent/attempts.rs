@@ -8,6 +8,7 @@ use scalable_core::messages::OutcomeClass;
 use scalable_core::worker::{Input, Output, Serial};
 use scalable_proto::v1::{self, worker_control};
 
+use super::memory::{by_kernel, kills};
 use super::{Agent, LEAVE_MAX, Leaving, Told};
 use crate::attempt::{Attempt, Settle, command, marker};
 use crate::job::{self, Prepare, Ready, Settled};
@@ -114,6 +115,7 @@ impl Agent {
     fn spawn(&mut self, serial: Serial, inputs: &mut VecDeque<Input>) {
         let Some(attempt) = self.attempts.get_mut(&serial) else { return };
         attempt.began = Some((SystemTime::now(), Instant::now()));
+        attempt.kills_before = kills(self.container.as_deref());
         let prepared = attempt.command.as_mut().and_then(|command| command.prepared.take());
         let Some(prepared) = prepared else {
             // A stub, or outputs that were taken over: there is nothing to execute.
@@ -143,7 +145,8 @@ impl Agent {
             return inputs.push_back(Input::Exited(serial, OutcomeClass::InfraStart));
         }
         let by_watch = attempt.order.memory_bytes > 0 && attempt.cgroup.is_none();
-        let age = if by_watch { AGE_WITH_LIMIT } else { AGE };
+        // A container that is shared is filled in less than a tenth of a second.
+        let age = if by_watch || self.container.is_some() { AGE_WITH_LIMIT } else { AGE };
         let due = Instant::now() + age;
         // Kept in order: the two ages are constants, so only few are passed.
         let at = self.unwatched.iter().rposition(|(at, _)| *at <= due).map_or(0, |at| at + 1);
@@ -221,6 +224,7 @@ impl Agent {
                 }
                 LaneEvent::Ended { serial, end } if self.functions.has_host(serial) => {
                     self.watch.forget(serial);
+                    self.guarded_ended(serial);
                     self.functions(|functions, cx| functions.host_ended(cx, serial, &end));
                 }
                 LaneEvent::Output { serial, which, bytes } => {
@@ -243,11 +247,13 @@ impl Agent {
         attempt.over = Some(now);
         attempt.sampled_now = 0;
         attempt.cgroup_seen = attempt.cgroup.as_ref().map(|(cgroup, _)| cgroup.seen());
+        attempt.of_container = attempt.of_container.or_else(|| by_kernel(self.container.as_deref(), &end, attempt.kills_before));
         let class = attempt.class_of_end(&end);
         attempt.end = Some(end);
         if attempt.began.is_some_and(|(_, began)| now - began >= AGE_WITH_LIMIT) {
             self.watch.forget(serial.0);
         }
+        self.guarded_ended(serial.0);
         self.step(Input::Exited(serial, class));
     }
 
@@ -290,6 +296,7 @@ impl Agent {
                     self.step(Input::OverMemory(serial));
                 }
             }
+            Told::Near(measured) => self.container_near(measured),
             Told::Written(Written { serial, which, bytes }) => {
                 self.lane.written(serial, which, bytes);
                 let Some(attempt) = self.attempts.get_mut(&Serial(serial)) else { return };

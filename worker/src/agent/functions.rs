@@ -49,6 +49,7 @@ impl Agent {
             released: &released,
             watch: &|serial, pid, limit| watch.watch(serial, pid, limit),
             cgroups: self.cgroups.as_ref(),
+            container: self.container.as_deref(),
             memory_limit: self.options.memory_limit,
             now,
             instant: Instant::now(),

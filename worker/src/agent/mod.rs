@@ -4,6 +4,7 @@
 mod attempts;
 mod functions;
 mod held;
+pub(crate) mod memory;
 mod wire;
 
 use std::collections::VecDeque;
@@ -32,6 +33,7 @@ use crate::batch::Batch;
 use crate::catalog::Catalog;
 use crate::cgroup::Cgroups;
 use crate::connection::{Arrived, Target};
+use crate::container::Container;
 use crate::directory::Directory;
 use crate::function::{Brought, Functions, ObjectOptions, Objects, PreparedHost, architecture, libc};
 use crate::helpers::Helpers;
@@ -42,7 +44,7 @@ use crate::logs::{Writer, Written};
 use crate::options::{MemoryLimit, Options, host};
 use crate::remote::{Remote, Unready};
 use crate::secured::Secured;
-use crate::watch::{Look, Watch};
+use crate::watch::{Look, Measured, Watch};
 
 /// Threads for staging and publishing: enough to keep a disk busy beside a digest.
 const HELPERS: usize = 3;
@@ -70,6 +72,8 @@ enum Told {
     Looked(u32),
     Settled(Serial, Box<Settled>),
     Look(Look),
+    /// The container is nearly full.
+    Near(Measured),
     Written(Written),
     Host(u64, Box<Result<PreparedHost, String>>),
     Brought(CallId, u64, Brought),
@@ -112,6 +116,9 @@ pub struct Agent {
     /// Attempts in the order in which they are old enough to be watched.
     unwatched: VecDeque<(Instant, Serial)>,
     cgroups: Option<Arc<Cgroups>>,
+    /// The container that tasks and agent share, where it has a limit.
+    container: Option<Arc<Container>>,
+    guard: memory::Guard,
     link: Link,
     batch: Batch,
     told: mpsc::UnboundedSender<Told>,
@@ -180,7 +187,8 @@ impl Agent {
             let endpoint = target.endpoint().map_err(|status| anyhow::anyhow!("--address: {}", status.message()))?;
             tokio::spawn(secured.clone().keep_renewed(endpoint));
         }
-        let (looks, writes) = (told.clone(), told.clone());
+        let (looks, writes, measures) = (told.clone(), told.clone(), told.clone());
+        let container = Container::own().map(Arc::new);
         let now = Instant::now();
         Ok(Agent {
             born: now,
@@ -199,7 +207,13 @@ impl Agent {
             helpers: Helpers::start(HELPERS)?,
             // Sending fails only when the reactor is gone, and then nobody has to know.
             writer: Writer::start(move |written| drop(writes.send(Told::Written(written))))?,
-            watch: Watch::start(move |look| drop(looks.send(Told::Look(look))))?,
+            watch: Watch::start(
+                container.clone(),
+                move |look| drop(looks.send(Told::Look(look))),
+                move |measured| drop(measures.send(Told::Near(measured))),
+            )?,
+            container,
+            guard: memory::Guard::default(),
             unwatched: VecDeque::new(),
             cgroups: cgroups.map(Arc::new),
             link: Link::new(target, identity, to_inbox),
@@ -322,7 +336,7 @@ impl Agent {
             self.functions(|functions, cx| functions.tick(cx));
         }
         let (counts, memory) = (self.machine.counts(), &self.attempts);
-        let (functions, paused, full) = (&self.functions, self.machine.is_paused(), self.full);
+        let (functions, machine, paused, full) = (&self.functions, &self.machine, self.machine.is_paused(), self.full);
         self.link.tick(now, || {
             let hosts = functions.sampled_bytes();
             let mut heartbeat = v1::Heartbeat {
@@ -334,6 +348,7 @@ impl Agent {
                 ..v1::Heartbeat::default()
             };
             functions.tell(&mut heartbeat);
+            memory::tell_shares(&mut heartbeat, memory, functions, machine);
             heartbeat
         });
         while let Some(&(at, serial)) = self.unwatched.front()

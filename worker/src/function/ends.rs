@@ -12,7 +12,8 @@ use scalable_store::{Content, ObjectId, Released};
 
 use super::host::{Fate, Host, Number, Stage};
 use super::{Cx, Functions, failure};
-use crate::attempt::{signal_name, size, unix_micros};
+use crate::agent::memory::by_kernel;
+use crate::attempt::{OfContainer, signal_name, size, unix_micros};
 use crate::lane::{End, Which};
 use crate::logs::TAIL_BYTES_MAX;
 use crate::watch::Look;
@@ -195,6 +196,13 @@ impl Functions {
         self.act(cx);
     }
 
+    /// The container's memory is nearly full, and this host takes most of it.
+    pub fn over_container(&mut self, cx: &mut Cx<'_>, serial: u64, of: OfContainer) {
+        self.end_host(cx, serial, Fate::OverContainer(of));
+        cx.processes.kill(serial);
+        self.act(cx);
+    }
+
     /// No process of a host is left.
     pub fn host_ended(&mut self, cx: &mut Cx<'_>, serial: u64, end: &End) {
         // What it had sent before is still to be had.
@@ -209,6 +217,11 @@ impl Functions {
         let seen = host.cgroup.as_ref().map(|cgroup| cgroup.seen());
         if host.fate == Fate::Alive && seen.is_some_and(|seen| seen.killed) {
             host.fate = Fate::OverMemory;
+        }
+        if host.fate == Fate::Alive
+            && let Some(of) = by_kernel(cx.container, end, host.kills_before)
+        {
+            host.fate = Fate::OverContainer(of);
         }
         let greeted = host.shared.is_some();
         let ready = host.stage == Stage::Ready;
@@ -245,12 +258,13 @@ impl Functions {
                 "the program was ended before it said what it has: it took more than its limit of {}; ask for more with `memory`",
                 size(host.memory_limit)
             )),
+            (Fate::OverContainer(of), None) if !greeted => Some(of.sentence("the program", host.sampled_peak, host.memory_limit)),
             (Fate::Alive, None) if !greeted => Some(format!(
                 "the program {} before it said what it has; it must call scalable::init! first in main{}",
                 how(end),
                 host.last_words()
             )),
-            (Fate::Alive | Fate::OverMemory, None) if blamed == 0 && ready => {
+            (Fate::Alive | Fate::OverMemory | Fate::OverContainer(_), None) if blamed == 0 && ready => {
                 Some(format!("its lane host {} while nothing was executing in it{}", how(end), host.last_words()))
             }
             _ => None,
@@ -314,6 +328,10 @@ fn crash_report(host: &Host, end: &End, peak: Option<u64>) -> AttemptReport {
                 size(host.memory_limit)
             ),
         ),
+        Fate::OverContainer(of) => {
+            let taken = peak.unwrap_or(host.sampled_peak).max(host.sampled_now);
+            (OutcomeClass::Oom, of.sentence("the lane host", taken, host.memory_limit))
+        }
         Fate::Broken(why) => (OutcomeClass::AppError, why.clone()),
         _ => (OutcomeClass::AppError, format!("the function took its lane host with it, which {}", how(end))),
     };
@@ -327,7 +345,10 @@ fn crash_report(host: &Host, end: &End, peak: Option<u64>) -> AttemptReport {
         signal: end.signal,
         peak_memory_bytes,
         memory_method: method as i32,
-        memory_limit_bytes: host.memory_limit,
+        memory_limit_bytes: match &host.fate {
+            Fate::OverContainer(of) if host.memory_limit == 0 => of.limit_bytes,
+            _ => host.memory_limit,
+        },
         stdout_tail: host.tails[0].last(TAIL_BYTES_MAX).into(),
         stderr_tail: host.tails[1].last(TAIL_BYTES_MAX).into(),
         stdout_bytes: host.tails[0].total,

@@ -14,6 +14,7 @@ use scalable_lane::shared::Shared;
 use scalable_lane::socket::Socket;
 use scalable_store::{Released, Segment};
 
+use crate::attempt::OfContainer;
 use crate::cgroup::Cgroup;
 use crate::logs::Tail;
 
@@ -42,6 +43,8 @@ pub enum Fate {
     CallUnwanted,
     /// It was above its memory limit.
     OverMemory,
+    /// The container's memory was nearly full and it took most, or the kernel ended it for that.
+    OverContainer(OfContainer),
     /// Nobody needs it.
     Unneeded,
     /// It broke the protocol or does not answer: one sentence.
@@ -129,6 +132,8 @@ pub struct Host {
     pub memory_limit: u64,
     /// Its cgroup, where it has one.
     pub cgroup: Option<Cgroup>,
+    /// Processes of the container that the kernel had killed for memory when it began.
+    pub kills_before: u64,
 }
 
 impl Host {
@@ -163,6 +168,7 @@ impl Host {
             sampled_peak: 0,
             memory_limit,
             cgroup: None,
+            kills_before: 0,
         }
     }
 

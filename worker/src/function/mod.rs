@@ -34,14 +34,16 @@ pub use objects::{ObjectOptions, Objects};
 pub use program::{Executables, Local, architecture, libc};
 pub use start::PreparedHost;
 
+use crate::agent::memory::Share;
 use crate::attempt::unix_micros;
 use crate::batch::Batch;
 use crate::catalog::{Catalog, Group};
 use crate::cgroup::Cgroups;
+use crate::container::Container;
 use crate::helpers::Helpers;
 use crate::lane::Lane as Processes;
 use crate::options::MemoryLimit;
-use host::{Host, Number};
+use host::{Host, Number, Stage};
 use inputs::bring;
 use payload::{Payload, Strings};
 
@@ -170,6 +172,8 @@ pub struct Cx<'a> {
     pub released: &'a dyn Fn(u64, u32) -> TellReleased,
     /// Where cgroups may be made.
     pub cgroups: Option<&'a Arc<Cgroups>>,
+    /// The container that everything shares, where it has a limit.
+    pub container: Option<&'a Container>,
     /// How limits are enforced.
     pub memory_limit: MemoryLimit,
     /// The machine's clock.
@@ -235,6 +239,27 @@ impl Functions {
     /// Bytes that hosts take, when they were looked at last.
     pub fn sampled_bytes(&self) -> u64 {
         self.hosts.values().map(|host| host.sampled_now).fold(0, u64::saturating_add)
+    }
+
+    /// What each host takes, when it was looked at last.
+    pub fn shares(&self, shares: &mut Vec<Share>) {
+        let living = self.hosts.iter().filter(|(_, host)| host.sampled_now > 0 && host.stage != Stage::Ending);
+        shares.extend(living.map(|(&serial, host)| Share { serial, bytes: host.sampled_now, request: host.memory_limit }));
+    }
+
+    /// What each call that executes takes: an equal part of its host's memory, since threads cannot be told apart.
+    pub fn call_shares(&self, machine: &Worker, shares: &mut Vec<(Handle, Share)>) {
+        for (&serial, host) in self.hosts.iter().filter(|(_, host)| host.sampled_now > 0) {
+            let executing: Vec<u32> = host.shared.as_ref().map(|shared| shared.executing().collect()).unwrap_or_default();
+            let calls = executing.len().max(1) as u64;
+            let share =
+                Share { serial, bytes: host.sampled_now / calls, request: host.memory_limit / u64::from(host.threads.max(1)) };
+            let call = |number: &u32| match host.numbers.get(*number as usize) {
+                Some(Number::Live(call)) => machine.call_handle(*call),
+                _ => None,
+            };
+            shares.extend(executing.iter().filter_map(call).map(|handle| (handle, share)));
+        }
     }
 
     /// Fills in a heartbeat's figures of objects.

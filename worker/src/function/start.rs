@@ -16,6 +16,7 @@ use scalable_proto::v1::Executable;
 use super::host::{Fate, Host, Stage};
 use super::program::check;
 use super::{BLAMELESS_MAX, CALLS_OF_SLOT, Cx, Functions, GREETING_MAX, HOSTS_MAX, IDLE_MAX, Program, STOP_MAX, failure};
+use crate::agent::memory::kills;
 use crate::cgroup::Cgroup;
 use crate::lane::{Job, Stream};
 use crate::options::MemoryLimit;
@@ -161,6 +162,7 @@ impl Functions {
             marker,
             fourth: Some(OwnedFd::from(theirs)),
         };
+        host.kills_before = kills(cx.container);
         let pid = cx.processes.start(job).map_err(words)?;
         if let Err(error) = cx.processes.watch_socket(serial, ours.as_fd()) {
             cx.processes.kill(serial);

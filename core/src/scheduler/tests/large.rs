@@ -293,7 +293,7 @@ fn the_only_copies_of_a_hundred_results_are_made_again_once_each() {
     };
     cluster.run(u64::MAX, takes);
     assert_eq!(cluster.ended.len(), 100);
-    cluster.feed(Input::Died { worker: "w1".to_owned(), reason: "signal 9".to_owned() });
+    cluster.feed(Input::Died { worker: "w1".to_owned(), cause: DeathCause::Failed, reason: "signal 9".to_owned() });
     cluster.join();
     let edges = (0..100).map(|index| Edge { element: index, upstream: TaskRef { group: GroupId(1), index }, data: true });
     let (edges, group) = (edges.collect(), GroupId(2));

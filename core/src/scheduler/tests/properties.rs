@@ -196,7 +196,11 @@ impl Bench {
             },
             Op::Drain(worker) => self.feed(Input::Draining { session: self.session(worker) }),
             Op::Left(worker) => self.feed(Input::Left { session: self.session(worker) }),
-            Op::Die(worker) => self.feed(Input::Died { worker: format!("w{}", worker % 3), reason: "gone".to_owned() }),
+            Op::Die(worker) => self.feed(Input::Died {
+                worker: format!("w{}", worker % 3),
+                cause: DeathCause::Failed,
+                reason: "gone".to_owned(),
+            }),
             Op::Cancel(group, index) => {
                 let groups = self.oracle.group_count(self.run).max(1);
                 let group = GroupId(self.oracle.first_group(self.run) + u32::from(group) % groups);

@@ -7,7 +7,7 @@
 //!                                       takes=NAME:N on=exit:75|lost|oom|… lost(budget)
 //!                                       and for the run: run=NAME weight max_failures totals=NAME:N
 //! join W [cpus mem gpus comp pool has=NAME:N] (`half`: without data)     attach|reset W control|data
-//! frame|left|draining|drain|die W        full W [no]
+//! frame|left|draining|drain|die W       die W oom|taken   taken W   shares W T=MiB …   full W [no]
 //! start|ok T [length=N] [wall=ms]       fail T CLASS [exit=N] [peak=MiB]  T is a[0], or a[0]#1 for that attempt
 //! back|keep W T …                       cancel run|GROUP|T                wait SECONDS
 //! open runs: submit … open, NAME:grow is a growing group, `reads` before after|each|one makes it data (reads=after:a)
@@ -98,7 +98,22 @@ impl World {
             "full" => Input::Full { session: self.session(words[0]), full: words.get(1) != Some(&"no") },
             "draining" => Input::Draining { session: self.session(words[0]) },
             "drain" => Input::Drain { session: self.session(words[0]) },
-            "die" => Input::Died { worker: words[0].to_owned(), reason: "killed by signal 9".to_owned() },
+            "die" => {
+                let (cause, reason) = match words.get(1) {
+                    Some(&"oom") => (DeathCause::OutOfMemory, "OOMKilled: the memory limit is 128Mi"),
+                    Some(&"taken") => (DeathCause::Taken, "Preempting: for a pod of more priority"),
+                    _ => (DeathCause::Failed, "killed by signal 9"),
+                };
+                Input::Died { worker: words[0].to_owned(), cause, reason: reason.to_owned() }
+            }
+            "taken" => Input::BeingTaken { worker: words[0].to_owned(), reason: "its node is gone".to_owned() },
+            "shares" => {
+                let share = |word: &&str| {
+                    let (task, mib) = word.split_once('=').unwrap();
+                    (self.dispatch(task).1.handle, mib.parse::<u64>().unwrap() << 20)
+                };
+                Input::MemoryShares { session: self.session(words[0]), shares: words[1..].iter().map(share).collect() }
+            }
             "pool" => Input::Pool {
                 pool: words[0].to_owned(),
                 components: vec![value(&words, "comp").unwrap_or("*").to_owned()],
@@ -503,13 +518,14 @@ impl World {
             Output::AttemptStarted { task, attempt, session } => {
                 format!("{}#{attempt} starts on {}", self.name(*task), self.workers[session])
             }
-            Output::AttemptEnded { task, attempt, class, retry_at, .. } => {
+            Output::AttemptEnded { task, attempt, class, retry_at, why, .. } => {
                 let again = match retry_at {
                     None => "for good".to_owned(),
                     Some(at) if *at <= self.now => "again".to_owned(),
                     Some(at) => format!("again in {} s", (at - self.now) / SECOND),
                 };
-                format!("{}#{attempt} ends {class:?}, {again}", self.name(*task))
+                let why = why.as_deref().map_or(String::new(), |why| format!(": {why}"));
+                format!("{}#{attempt} ends {class:?}, {again}{why}", self.name(*task))
             }
             Output::Committed { task, attempt, .. } => format!("{}#{attempt} committed", self.name(*task)),
             Output::Superseded { .. } => "superseded".to_owned(),

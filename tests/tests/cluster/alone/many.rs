@@ -54,7 +54,8 @@ fn scheduler(ground: &Ground) -> i32 {
     let of_pod = |pid: &i32| {
         let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let program = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        marks.iter().any(|mark| cgroups.contains(mark.as_str())) && String::from_utf8_lossy(&program).contains("scalable-scheduler")
+        marks.iter().any(|mark| cgroups.contains(mark.as_str()))
+            && String::from_utf8_lossy(&program).contains("scalable-scheduler")
     };
     pids.into_iter().find(of_pod).expect("the scheduler is a process of this machine")
 }

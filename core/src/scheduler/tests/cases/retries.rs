@@ -181,3 +181,158 @@ fn what_a_worker_cancelled_without_being_told_is_not_the_task_s_fault() {
         "#,
     );
 }
+
+#[test]
+fn a_worker_that_was_out_of_memory_is_charged_to_the_task_that_took_it() {
+    check(
+        "a worker that was out of memory is charged to the task that took most above its request",
+        r#"
+        > submit a:2 mem=64 oom=1500:512 ; b:1 mem=8 oom=1500:512
+        > join w1 cpus=3 mem=512
+        w1 <- a[0]#1 with 64 MiB
+        w1 <- a[1]#1 with 64 MiB
+        w1 <- b[0]#1 with 8 MiB
+        > start a[0]
+        a[0]#1 starts on w1
+        > start a[1]
+        a[1]#1 starts on w1
+        > start b[0]
+        b[0]#1 starts on w1
+        > shares w1 b[0]=40 a[0]=70 a[1]=60
+        > reset w1 control
+        w1 is Suspect
+        > die w1 oom
+        w1 is Lost
+        w1 close: OOMKilled: the memory limit is 128Mi
+        a[0]#1 ends Preempted, again: its worker ran out of memory, which is charged to b[0]: OOMKilled: the memory limit is 128Mi
+        a[1]#1 ends Preempted, again: its worker ran out of memory, which is charged to b[0]: OOMKilled: the memory limit is 128Mi
+        b[0]#1 ends Oom, again: out of memory: the worker was ended with everything on it (OOMKilled: the memory limit is 128Mi); when it was last looked at it took 40 MiB and had asked for 8.0 MiB, and nothing took more beyond its request: declare what it takes with `memory:`, or let it grow with `on_oom:`
+        > join w2 cpus=3 mem=512
+        w2 <- a[0]#2 with 64 MiB
+        w2 <- a[1]#2 with 64 MiB
+        w2 <- b[0]#2 with 60 MiB
+        "#,
+    );
+}
+
+#[test]
+fn the_last_report_decides_and_what_has_ended_is_not_charged() {
+    check(
+        "the last report decides, and what has ended is not charged",
+        r#"
+        > submit a:3 oom=1500:64
+        > join w1 cpus=3 mem=64
+        w1 <- a[0]#1
+        w1 <- a[1]#1
+        w1 <- a[2]#1
+        > start a[0]
+        a[0]#1 starts on w1
+        > start a[1]
+        a[1]#1 starts on w1
+        > start a[2]
+        a[2]#1 starts on w1
+        > shares w1 a[1]=50
+        > shares w1 a[2]=40 a[0]=30 a[1]=9
+        > ok a[2]
+        a[2]#1 committed
+        > die w1 oom
+        w1 is Lost
+        w1 close: OOMKilled: the memory limit is 128Mi
+        a[0]#1 ends Oom, again: out of memory: the worker was ended with everything on it (OOMKilled: the memory limit is 128Mi); when it was last looked at it took 30 MiB and had asked for nothing, and nothing took more beyond its request: declare what it takes with `memory:`, or let it grow with `on_oom:`
+        a[1]#1 ends Preempted, again: its worker ran out of memory, which is charged to a[0]: OOMKilled: the memory limit is 128Mi
+        > explain a[1]
+        ready: attempt 1 was lost with worker 'w1', uncharged: OOMKilled: the memory limit is 128Mi; no worker and no pool serves component 'c'
+        "#,
+    );
+}
+
+#[test]
+fn where_nothing_is_known_the_last_to_come_took_the_memory() {
+    check(
+        "where nothing is known, the last to come took the memory",
+        r#"
+        > submit a:2 mem=16 oom=1000:16
+        > join w1 cpus=2 mem=64
+        w1 <- a[0]#1 with 16 MiB
+        w1 <- a[1]#1 with 16 MiB
+        > start a[1]
+        a[1]#1 starts on w1
+        > start a[0]
+        a[0]#1 starts on w1
+        > die w1 oom
+        w1 is Lost
+        w1 close: OOMKilled: the memory limit is 128Mi
+        a[0]#1 ends Preempted, again: its worker ran out of memory, which is charged to a[1]: OOMKilled: the memory limit is 128Mi
+        a[1]#1 ends Oom, for good: out of memory: the worker was ended with everything on it (OOMKilled: the memory limit is 128Mi); it was the last to come there, and it had asked for 16 MiB: declare what it takes with `memory:`, or let it grow with `on_oom:`
+        a[1] failed after 1: Oom
+        > explain a[1]
+        failed: it failed after 1 attempt: attempt 1 ended with oom (worker 'w1' of pool 'p': OOMKilled: the memory limit is 128Mi); 0 of 2 retries for oom used
+        "#,
+    );
+}
+
+#[test]
+fn what_had_not_started_took_no_memory() {
+    check(
+        "what had not started took no memory",
+        r#"
+        > submit a:1
+        > join w1
+        w1 <- a[0]#1
+        > die w1 oom
+        w1 is Lost
+        w1 close: OOMKilled: the memory limit is 128Mi
+        a[0]#1 ends Preempted, again
+        "#,
+    );
+}
+
+#[test]
+fn a_worker_that_the_platform_took_is_charged_to_nobody() {
+    check(
+        "a worker that the platform took is charged to nobody",
+        r#"
+        > submit a:1 lost=0
+        > join w1
+        w1 <- a[0]#1
+        > start a[0]
+        a[0]#1 starts on w1
+        > die w1 taken
+        w1 is Lost
+        w1 close: Preempting: for a pod of more priority
+        a[0]#1 ends Preempted, again: its worker was taken away: Preempting: for a pod of more priority
+        "#,
+    );
+}
+
+#[test]
+fn a_worker_that_was_being_taken_and_fell_silent_is_charged_to_nobody() {
+    check(
+        "a worker that was being taken and fell silent is charged to nobody, with the first cause",
+        r#"
+        > submit a:1 lost=0
+        > join w1
+        w1 <- a[0]#1
+        > start a[0]
+        a[0]#1 starts on w1
+        > wait 15
+        w1 is Suspect
+        > taken w1
+        > wait 15
+        w1 is Lost
+        w1 close: no frame came for too long
+        a[0]#1 ends Preempted, again: its worker was taken away: its node is gone
+        > explain a[0]
+        ready: attempt 1 was lost with worker 'w1', uncharged: the worker was taken away: its node is gone; no worker and no pool serves component 'c'
+        > join w2
+        w2 <- a[0]#2
+        > start a[0]
+        a[0]#2 starts on w2
+        > taken w2
+        > die w2
+        w2 is Lost
+        w2 close: the worker is dead: killed by signal 9
+        a[0]#2 ends Preempted, again: its worker was taken away: its node is gone
+        "#,
+    );
+}

@@ -1,5 +1,6 @@
 //! What must be true of the machine as seen from outside: it reads specs, inputs and outputs and never the machine's state.
 
+mod loss;
 mod open;
 
 use super::super::check::ensure;
@@ -24,6 +25,7 @@ struct Active {
     session: SessionId,
     started: bool,
     alone: bool,
+    fence: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -128,6 +130,8 @@ pub(super) struct Oracle {
     gone: open::Gone,
     /// The appended range follows what was there.
     taken: bool,
+    /// What workers said and what became of them.
+    losses: loss::Losses,
     pub(super) commits: u64,
     pub(super) dispatches: u64,
 }
@@ -148,6 +152,7 @@ impl Oracle {
             denied: BTreeSet::new(),
             gone: Default::default(),
             taken: false,
+            losses: Default::default(),
             commits: 0,
             dispatches: 0,
         }
@@ -180,6 +185,7 @@ impl Oracle {
 
     /// Takes note of what goes in, before the step.
     pub(super) fn before(&mut self, input: &Input) {
+        self.before_loss(input);
         match input {
             Input::Submit(spec) => self.submitting = Some((**spec).clone()),
             Input::Join { session, worker } => {
@@ -243,6 +249,7 @@ impl Oracle {
 
     /// Looks at what came out of one step.
     pub(super) fn after(&mut self, now: Micros, out: &[Output]) -> Result<(), String> {
+        self.look_at_loss(out)?;
         for output in out {
             self.output(now, output).map_err(|what| format!("{what}, in {output:?}"))?;
         }
@@ -285,7 +292,7 @@ impl Oracle {
                 active.started = true;
                 Ok(())
             }
-            Output::AttemptEnded { task, attempt, session, class, token, retry_at } => {
+            Output::AttemptEnded { task, attempt, session, class, token, retry_at, .. } => {
                 self.attempt_ended(now, *task, *attempt, *session, *class, *token, *retry_at)
             }
             Output::Committed { task, attempt, session, token } => self.committed(*task, *attempt, *session, *token),
@@ -411,7 +418,7 @@ impl Oracle {
         ensure!(now >= state.retry_at, "it was to wait until {}", state.retry_at);
         ensure!(!state.cancel_asked, "it was cancelled");
         state.attempts = attempt;
-        state.active = Some(Active { handle, attempt, session, started: false, alone: deaths >= 2 });
+        state.active = Some(Active { handle, attempt, session, started: false, alone: deaths >= 2, fence });
         Ok(())
     }
 

@@ -136,7 +136,7 @@ impl Sim {
         };
         self.workers[at].alive = false;
         let worker = self.workers[at].spec.name.clone();
-        self.feed(Input::Died { worker, reason: "signal 9".to_owned() }).map(|_| ())
+        self.feed(Input::Died { worker, cause: DeathCause::Failed, reason: "signal 9".to_owned() }).map(|_| ())
     }
 
     /// A worker has no room for results, or has some again.

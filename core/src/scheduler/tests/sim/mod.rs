@@ -171,6 +171,12 @@ impl Sim {
         self.oracle.before(&input);
         let mut out = Vec::new();
         self.machine.step(self.now, input, &mut out);
+        for output in &out {
+            if let Output::Dispatch { dispatch, .. } = output {
+                let memory = self.machine.shape(dispatch.shape).map_or(0, |shape| shape.memory_bytes);
+                self.oracle.asked(dispatch.handle, memory);
+            }
+        }
         self.machine.check().map_err(|what| format!("checker: {what}\nafter {out:#?}"))?;
         self.oracle.after(self.now, &out).map_err(|what| format!("oracle: {what}\nin {out:#?}"))?;
         for output in &out {
@@ -204,7 +210,7 @@ impl Sim {
     // What can happen.
 
     fn act(&mut self) -> Result<(), String> {
-        let choice = self.rng.weighted(&[30, 30, 30, 14, 3, 3, 4, 3, 6, 2, 3, 2, 4, 2, 1, 2, 2, 2, 2, self.client_share]);
+        let choice = self.rng.weighted(&[30, 30, 30, 14, 3, 3, 4, 3, 6, 2, 3, 2, 4, 2, 1, 2, 2, 2, 2, 4, 1, self.client_share]);
         match choice {
             0 => self.worker_turn(),
             1 => self.deliver_some(),
@@ -228,6 +234,8 @@ impl Sim {
             16 => self.unasked_reply(),
             17 => self.leave(),
             18 => self.give_back_unasked(),
+            19 => self.say_shares(),
+            20 => self.being_taken(),
             _ => self.client_turn(),
         }
     }
@@ -389,9 +397,37 @@ impl Sim {
         self.workers[at].alive = false;
         if self.rng.chance(60) {
             let worker = self.workers[at].spec.name.clone();
-            return self.feed(Input::Died { worker, reason: "signal 9".to_owned() }).map(|_| ());
+            let cause = *self.rng.pick(&[
+                DeathCause::Failed,
+                DeathCause::Failed,
+                DeathCause::Taken,
+                DeathCause::OutOfMemory,
+                DeathCause::OutOfMemory,
+            ]);
+            return self.feed(Input::Died { worker, cause, reason: format!("{cause:?}") }).map(|_| ());
         }
         Ok(())
+    }
+
+    /// A worker says what some of its attempts take: of what executes, of what is over, and of what never was.
+    fn say_shares(&mut self) -> Result<(), String> {
+        let Some(at) = self.some_worker() else { return Ok(()) };
+        let session = self.workers[at].session;
+        let mut handles: Vec<Handle> = self.workers[at].running.iter().map(|item| item.dispatch.handle).collect();
+        handles.extend(self.workers[at].seen.keys().copied().take(2));
+        handles.push(Handle { slot: self.rng.below(8) as u32, generation: 1 + self.rng.below(4) as u32 });
+        handles.sort_unstable();
+        handles.dedup();
+        handles.retain(|_| self.rng.chance(70));
+        let shares = handles.into_iter().map(|handle| (handle, self.rng.below(6 << 30))).collect();
+        self.feed(Input::MemoryShares { session, shares }).map(|_| ())
+    }
+
+    /// The platform takes a worker away, which goes on for a while all the same.
+    fn being_taken(&mut self) -> Result<(), String> {
+        let Some(at) = self.some_worker() else { return Ok(()) };
+        let worker = self.workers[at].spec.name.clone();
+        self.feed(Input::BeingTaken { worker, reason: "its node is gone".to_owned() }).map(|_| ())
     }
 
     fn drain(&mut self) -> Result<(), String> {
@@ -484,7 +520,7 @@ impl Sim {
                 if taken {
                     return Ok(());
                 }
-                Input::Died { worker: name, reason: "late".to_owned() }
+                Input::Died { worker: name, cause: DeathCause::OutOfMemory, reason: "late".to_owned() }
             }
             _ => {
                 let events: Vec<WorkerEvent> = self.workers[at].events.drain(..).collect();
@@ -598,7 +634,7 @@ impl Sim {
             self.workers[at].silent = false;
             if !self.workers[at].alive {
                 let worker = self.workers[at].spec.name.clone();
-                self.feed(Input::Died { worker, reason: "signal 9".to_owned() })?;
+                self.feed(Input::Died { worker, cause: DeathCause::Failed, reason: "signal 9".to_owned() })?;
             } else {
                 for connection in [Connection::Control, Connection::Data] {
                     self.connect(at, connection, true)?;

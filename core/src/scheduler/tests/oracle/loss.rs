@@ -1,0 +1,91 @@
+//! Who has to be to blame when a worker is lost, from what went in alone.
+
+use super::super::super::check::ensure;
+use super::Oracle;
+use crate::ids::{Handle, SessionId};
+use crate::messages::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What workers and the platform have said.
+#[derive(Default)]
+pub(super) struct Losses {
+    /// Names of live sessions.
+    names: BTreeMap<String, SessionId>,
+    /// What each worker said last of its attempts.
+    shares: BTreeMap<SessionId, BTreeMap<Handle, u64>>,
+    /// Those that the platform takes.
+    taken: BTreeSet<SessionId>,
+    /// What each dispatched attempt's task had asked for.
+    asked: BTreeMap<Handle, u64>,
+    /// Whose death was confirmed in this step, and what of.
+    died: Option<(SessionId, DeathCause)>,
+}
+
+impl Oracle {
+    /// What the task of a dispatched attempt had asked for.
+    pub(in super::super) fn asked(&mut self, handle: Handle, memory_bytes: u64) {
+        self.losses.asked.insert(handle, memory_bytes);
+    }
+
+    pub(super) fn before_loss(&mut self, input: &Input) {
+        let losses = &mut self.losses;
+        losses.died = None;
+        match input {
+            // A session that has been before changes nothing.
+            Input::Join { session, worker } if !self.workers.contains_key(session) => {
+                losses.names.insert(worker.name.clone(), *session);
+            }
+            Input::MemoryShares { session, shares } => {
+                losses.shares.insert(*session, shares.iter().copied().collect());
+            }
+            Input::BeingTaken { worker, .. } => losses.taken.extend(losses.names.get(worker)),
+            Input::Died { worker, cause, .. } => losses.died = losses.names.get(worker).map(|session| (*session, *cause)),
+            _ => {}
+        }
+    }
+
+    /// Of what a lost worker executed: nothing is charged where the platform took it, one attempt as `oom` where memory ended it, and
+    /// that the right one.
+    pub(super) fn look_at_loss(&self, out: &[Output]) -> Result<(), String> {
+        for output in out {
+            let Output::WorkerChanged { session: lost, state: WorkerState::Lost } = output else { continue };
+            let cause = self.losses.died.filter(|(session, _)| session == lost).map(|(_, cause)| cause);
+            let taken = self.losses.taken.contains(lost) || cause == Some(DeathCause::Taken);
+            let ends: Vec<(Handle, OutcomeClass)> = out.iter().filter_map(|output| self.started_there(*lost, output)).collect();
+            let ooms: Vec<Handle> =
+                ends.iter().filter(|(_, class)| *class == OutcomeClass::Oom).map(|(handle, _)| *handle).collect();
+            let charged = ends.iter().filter(|(_, class)| *class == OutcomeClass::LostWorker).count();
+            if cause == Some(DeathCause::OutOfMemory) {
+                ensure!(charged == 0, "{charged} attempts are charged with the loss of {lost:?}, which was out of memory");
+                let cancelled = out.iter().any(|output| {
+                    matches!(output, Output::AttemptEnded { session, class: OutcomeClass::Cancelled, .. } if session == lost)
+                });
+                let greediest = ends.iter().map(|(handle, _)| *handle).max_by_key(|handle| self.greed(*lost, *handle));
+                let right = ooms.is_empty() && (cancelled || greediest.is_none()) || ooms == greediest.as_slice();
+                ensure!(right, "{ooms:?} are charged with the memory of {lost:?}, and {greediest:?} took most of {ends:?}");
+            } else {
+                ensure!(ooms.is_empty(), "{ooms:?} are charged with memory, of which nobody spoke");
+                ensure!(!taken || charged == 0, "{charged} attempts are charged with the loss of {lost:?}, which was taken away");
+                let spared = ends.iter().any(|(_, class)| *class == OutcomeClass::Preempted);
+                ensure!(taken || !spared, "nobody is charged with the loss of {lost:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// An attempt that executed there and whose end this is.
+    fn started_there(&self, lost: SessionId, output: &Output) -> Option<(Handle, OutcomeClass)> {
+        let Output::AttemptEnded { task, session, class, token: None, .. } = output else { return None };
+        let active = self.groups.get(&task.group.0)?.tasks.get(task.index as usize)?.active.as_ref()?;
+        (*session == lost && active.started && *class != OutcomeClass::Cancelled).then_some((active.handle, *class))
+    }
+
+    /// More is more to blame: above what was asked for, in all, and the later one.
+    fn greed(&self, worker: SessionId, handle: Handle) -> (u64, u64, u64) {
+        let bytes = self.losses.shares.get(&worker).and_then(|shares| shares.get(&handle)).copied().unwrap_or(0);
+        let asked = self.losses.asked.get(&handle).copied().unwrap_or(0);
+        let mut active = self.groups.values().flat_map(|group| &group.tasks).filter_map(|task| task.active.as_ref());
+        let fence = active.find(|active| active.handle == handle).map_or(0, |active| active.fence);
+        (bytes.saturating_sub(asked), bytes, fence)
+    }
+}
