@@ -239,12 +239,13 @@ fn a_client_that_stops_reading_holds_up_nobody_and_goes_on_where_it_was() {
         }
     });
     let held = resident_bytes(&scheduler);
-    let other = driver(&sandbox, &address, "other", &["results"]).wait().calm().expect(0);
+    let other = driver(&sandbox, &address, "other", &["results"]).wait_within(2 * DEADLINE).calm().expect(0);
     assert_eq!(other.stdout.lines().next(), Some("3 5 6 75"));
     // The window, what was under way when it was full, both as it came and as it goes: much less than all results.
     assert!(held < TASKS * BYTES / 2, "the scheduler has {held} bytes of {}", TASKS * BYTES);
     stopped.signal(Signal::SIGCONT);
-    let finished = stopped.wait().calm().expect(0);
+    // It has half a gigabyte to take.
+    let finished = stopped.wait_within(4 * DEADLINE).calm().expect(0);
     assert_eq!(finished.stdout.lines().last(), Some(format!("{TASKS} {TASKS}").as_str()));
     stop(&sandbox, [worker, scheduler]);
 }
