@@ -339,12 +339,15 @@ impl OfContainer {
     /// One sentence: `who` took `taken` bytes and had asked for `request`, 0 is not known and none.
     pub fn sentence(&self, who: &str, taken: u64, request: u64) -> String {
         let limit = size(self.limit_bytes);
+        let most = if taken > request { "most beyond its request" } else { "most" };
         let how = match self.used_bytes {
-            Some(used) => format!(
-                "the worker had {} of its {limit} in use, and {who} took most beyond its request, so that it was ended before the \
-                 kernel would have ended everything",
-                size(used)
-            ),
+            Some(used) => {
+                let used = size(used);
+                format!(
+                    "the worker had {used} of its {limit} in use, and {who} took {most}, so it was ended before the kernel would have \
+                     ended everything"
+                )
+            }
             None => format!("the worker had reached its limit of {limit}, and the kernel ended {who}"),
         };
         let took = if taken == 0 { "how much it took is not known".to_owned() } else { format!("it took {}", size(taken)) };

@@ -30,17 +30,19 @@ pub(super) struct Ending<'f> {
     pub(super) peak_memory_bytes: u64,
     /// One sentence, where there is no report to say it.
     pub(super) why: Option<String>,
+    /// It is not charged, and may be to blame all the same: twice, and it is to run alone.
+    pub(super) suspect: bool,
 }
 
 impl<'f> Ending<'f> {
     /// Its worker said so.
     pub(super) fn reported(class: OutcomeClass, finish: &'f Finish) -> Self {
-        Ending { class, finish: Some(finish), peak_memory_bytes: finish.peak_memory_bytes, why: None }
+        Ending { class, finish: Some(finish), peak_memory_bytes: finish.peak_memory_bytes, why: None, suspect: false }
     }
 
     /// Its worker could not say anything any more.
     pub(super) fn unreported(class: OutcomeClass) -> Self {
-        Ending { class, finish: None, peak_memory_bytes: 0, why: None }
+        Ending { class, finish: None, peak_memory_bytes: 0, why: None, suspect: false }
     }
 }
 
@@ -217,7 +219,10 @@ fn decide(
     let worth = policy.retry_on.is_empty() || policy.retry_on.iter().any(|on| matches(*on, class, finish));
     match class {
         // An input that was lost is waited for: see `make_ready`.
-        OutcomeClass::Preempted | OutcomeClass::InputLost => Next::Now,
+        OutcomeClass::Preempted | OutcomeClass::InputLost => {
+            detail.suspicion = detail.suspicion.saturating_add(u32::from(ending.suspect));
+            Next::Now
+        }
         OutcomeClass::InfraStart => {
             if detail.infra_start >= policy.infra_start_budget {
                 return Next::GiveUp(class);

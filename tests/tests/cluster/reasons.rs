@@ -120,14 +120,7 @@ const ROOMY: &str =
 #[test]
 fn memory_that_grows() {
     let Some(ground) = Ground::new("hog") else { return };
-    // Ten MiB a second.
-    let hog = r#"
-  hog:
-    cpus: 0.1
-    memory: 24Mi
-    command: [awk, 'BEGIN {{ while (1) {{ for (n = 0; n < 16; n++) a[i++] = sprintf("%65536s", ""); system("sleep 0.1") }} }}']
-"#;
-    ground.manifest(ROOMY, &format!("{GATED}{hog}"));
+    ground.manifest(ROOMY, &format!("{GATED}{}", hog("memory: 24Mi")));
     let run = ground.run(&[]);
     until_within(LONG, "the hog's end", || run.stderr().contains("hog[0]").then_some(()));
     let explained = ground.sandbox.scalable(&["explain", "hog[0]"]).expect(0);
@@ -136,11 +129,7 @@ fn memory_that_grows() {
     let finished = ground.open_gate("gate", run);
     finished.expect(1).says(&["hog", "oom"]);
     let run = ground.last_run();
-    assert_eq!(run.states(), ["hog[0] failed", "work[0] succeeded", "work[1] succeeded"]);
-    only_oom_is_charged(&run, "hog[0]");
-    for work in ["work[0]", "work[1]"] {
-        assert_eq!(run.task(work)["attempt"], 1, "{work} was executed once");
-    }
+    neighbours_did_not_notice(&run);
     ground.nothing_is_left();
 }
 
@@ -169,30 +158,95 @@ fn memory_that_bursts() {
     ground.nothing_is_left();
 }
 
-/// A task that asks for no memory and takes all there is costs its neighbours nothing: the agent ends it before the container is full.
+/// A task that says nothing of memory and takes all there is costs its neighbours nothing.
 #[test]
 fn memory_that_nobody_asked_for() {
     let Some(ground) = Ground::new("unasked") else { return };
-    // Ten MiB a second.
-    let hog = r#"
-  hog:
-    cpus: 0.1
-    command: [awk, 'BEGIN {{ while (1) {{ for (n = 0; n < 16; n++) a[i++] = sprintf("%65536s", ""); system("sleep 0.1") }} }}']
-"#;
-    ground.manifest(ROOMY, &format!("{GATED}{hog}"));
+    ground.manifest(ROOMY, &format!("{GATED}{}", hog("")));
+    let run = ground.run(&[]);
+    until_within(LONG, "the hog's end", || run.stderr().contains("hog[0]").then_some(()));
+    ground.open_gate("gate", run).expect(1).says(&["hog", "oom"]);
+    neighbours_did_not_notice(&ground.last_run());
+    ground.nothing_is_left();
+}
+
+/// Containers that are smaller than what tasks may ask for of them.
+const TIGHT: &str = "resources: { requests: { cpu: 400m, memory: 64Mi }, limits: { memory: 192Mi } }\nadaptive: { minimum: 1, maximum: 1 }\n\
+                     pod_patch: { spec: { containers: [{ name: worker, resources: { limits: { memory: 128Mi } } }] } }";
+
+/// Nobody is above his request and the container is full: the agent ends who takes most before the kernel ends everything.
+#[test]
+fn memory_that_fills_the_container() {
+    let Some(ground) = Ground::new("full") else { return };
+    let work = GATED.replace("cpus: 0.1", "cpus: 0.1\n    memory: 8Mi");
+    ground.manifest(TIGHT, &format!("{work}{}", hog("memory: 120Mi")));
     let run = ground.run(&[]);
     until_within(LONG, "the hog's end", || run.stderr().contains("hog[0]").then_some(()));
     ground.open_gate("gate", run).expect(1).says(&["hog", "oom"]);
     let run = ground.last_run();
+    neighbours_did_not_notice(&run);
+    let first = run.lines("failures.jsonl").remove(0);
+    let message = first["error_message"].as_str().unwrap_or_default();
+    assert!(message.contains("of its 128.0 MiB in use") && message.contains("had asked for 120.0 MiB"), "{first:#}");
+    ground.nothing_is_left();
+}
+
+/// The kernel ends a whole container, agent included: the task that took the memory is charged, in the end, and no other. In version 1 of
+/// cgroups the kernel ends one process, which is the agent here because the task makes it the likeliest and takes little with each of its own.
+#[test]
+fn memory_that_ends_the_whole_worker() {
+    let Some(ground) = Ground::new("whole") else { return };
+    let tasks = r#"
+tasks:
+  work:
+    cpus: 0.1
+    memory: 8Mi
+    foreach: { n: { range: [0, 2] } }
+    command: [/bin/sh, -c, 'sleep 6; echo "$0" > "$1"', "{n}", "{outputs.done}"]
+    outputs: { done: file }
+  all:
+    cpus: 0.1
+    memory: 120Mi
+    on_oom: { factor: 1.5, max: 120Mi }
+    command:
+      - /bin/sh
+      - -c
+      - |
+        sleep 2
+        cat /proc/1/oom_score_adj > /proc/self/oom_score_adj
+        echo 1000 > /proc/1/oom_score_adj
+        for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+          awk 'BEGIN {{ for (n = 0; n < 100; n++) a[i++] = sprintf("%65536s", ""); system("sleep 1000") }}' &
+        done
+        wait
+"#;
+    ground.manifest(TIGHT, tasks);
+    let run = ground.run(&[]);
+    let watch = ground.watch_pods("{.status.containerStatuses[*].state.terminated.reason}");
+    run.wait_within(LONG).expect(1).says(&["all", "oom"]);
+    assert!(watch.stdout().contains("OOMKilled"), "the kernel ended a container:\n{}", watch.stdout());
+    let run = ground.last_run();
+    assert_eq!(run.states(), ["all[0] failed", "work[0] succeeded", "work[1] succeeded"]);
+    only_oom_is_charged(&run, "all[0]");
+    ground.nothing_is_left();
+}
+
+/// A task that takes ten MiB a second for ever.
+fn hog(memory: &str) -> String {
+    format!(
+        "  hog:\n    cpus: 0.1\n    {memory}\n    command: [awk, 'BEGIN {{{{ while (1) {{{{ for (n = 0; n < 16; n++) a[i++] = sprintf(\"%65536s\", \"\"); \
+         system(\"sleep 0.1\") }}}} }}}}']\n"
+    )
+}
+
+/// The hog failed of memory in every attempt, and those beside it were executed once.
+#[track_caller]
+fn neighbours_did_not_notice(run: &Run) {
     assert_eq!(run.states(), ["hog[0] failed", "work[0] succeeded", "work[1] succeeded"]);
-    only_oom_is_charged(&run, "hog[0]");
+    only_oom_is_charged(run, "hog[0]");
     for work in ["work[0]", "work[1]"] {
         assert_eq!(run.task(work)["attempt"], 1, "{work} was executed once");
     }
-    let first = run.lines("failures.jsonl").remove(0);
-    let message = first["error_message"].as_str().unwrap_or_default();
-    assert!(message.contains("of its 128.0 MiB in use") && message.contains("had not asked for any"), "{first:#}");
-    ground.nothing_is_left();
 }
 
 /// Every attempt that failed in the run is this task's, and ended as `oom`.

@@ -247,26 +247,53 @@ fn the_last_report_decides_and_what_has_ended_is_not_charged() {
 }
 
 #[test]
-fn where_nothing_is_known_the_last_to_come_took_the_memory() {
+fn where_nothing_is_known_of_the_memory_everything_is_suspect_and_runs_alone_the_third_time() {
     check(
-        "where nothing is known, the last to come took the memory",
+        "where too little is known of the memory everything is suspect, uncharged, and runs alone the third time",
         r#"
         > submit a:2 mem=16 oom=1000:16
         > join w1 cpus=2 mem=64
         w1 <- a[0]#1 with 16 MiB
         w1 <- a[1]#1 with 16 MiB
-        > start a[1]
-        a[1]#1 starts on w1
         > start a[0]
         a[0]#1 starts on w1
+        > start a[1]
+        a[1]#1 starts on w1
         > die w1 oom
         w1 is Lost
         w1 close: OOMKilled: the memory limit is 128Mi
-        a[0]#1 ends Preempted, again: its worker ran out of memory, which is charged to a[1]: OOMKilled: the memory limit is 128Mi
-        a[1]#1 ends Oom, for good: out of memory: the worker was ended with everything on it (OOMKilled: the memory limit is 128Mi); it was the last to come there, and it had asked for 16 MiB: declare what it takes with `memory:`, or let it grow with `on_oom:`
-        a[1] failed after 1: Oom
+        a[0]#1 ends Preempted, again: its worker ran out of memory before it could say what took it: OOMKilled: the memory limit is 128Mi; if that happens again it runs alone
+        a[1]#1 ends Preempted, again: its worker ran out of memory before it could say what took it: OOMKilled: the memory limit is 128Mi; if that happens again it runs alone
+        > join w2 cpus=2 mem=64
+        w2 <- a[0]#2 with 16 MiB
+        w2 <- a[1]#2 with 16 MiB
+        > start a[0]
+        a[0]#2 starts on w2
+        > start a[1]
+        a[1]#2 starts on w2
+        > shares w2 a[0]=2 a[1]=3
+        > die w2 oom
+        w2 is Lost
+        w2 close: OOMKilled: the memory limit is 128Mi
+        a[0]#2 ends Preempted, again: its worker ran out of memory before it could say what took it: OOMKilled: the memory limit is 128Mi; if that happens again it runs alone
+        a[1]#2 ends Preempted, again: its worker ran out of memory before it could say what took it: OOMKilled: the memory limit is 128Mi; if that happens again it runs alone
+        > join w3 cpus=2 mem=64
+        w3 <- a[0]#3 with 16 MiB
+        > start a[0]
+        a[0]#3 starts on w3
+        > ok a[0]
+        a[0]#3 committed
+        w3 <- a[1]#3 with 16 MiB
+        > start a[1]
+        a[1]#3 starts on w3
+        > die w3 oom
+        w3 is Lost
+        w3 close: OOMKilled: the memory limit is 128Mi
+        a[1]#3 ends Oom, for good: out of memory: the worker was ended with everything on it (OOMKilled: the memory limit is 128Mi); nothing else executed there, and it had asked for 16 MiB: declare what it takes with `memory:`, or let it grow with `on_oom:`
+        a[1] failed after 3: Oom
+        run r Failed
         > explain a[1]
-        failed: it failed after 1 attempt: attempt 1 ended with oom (worker 'w1' of pool 'p': OOMKilled: the memory limit is 128Mi); 0 of 2 retries for oom used
+        failed: it failed after 3 attempts: attempt 3 ended with oom (worker 'w3' of pool 'p': OOMKilled: the memory limit is 128Mi); 0 of 2 retries for oom used
         "#,
     );
 }

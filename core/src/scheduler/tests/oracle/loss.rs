@@ -19,6 +19,8 @@ pub(super) struct Losses {
     asked: BTreeMap<Handle, u64>,
     /// Whose death was confirmed in this step, and what of.
     died: Option<(SessionId, DeathCause)>,
+    /// The one that ran out of memory in this step, and nobody knows by whom.
+    unsaid: Option<SessionId>,
 }
 
 impl Oracle {
@@ -29,7 +31,7 @@ impl Oracle {
 
     pub(super) fn before_loss(&mut self, input: &Input) {
         let losses = &mut self.losses;
-        losses.died = None;
+        (losses.died, losses.unsaid) = (None, None);
         match input {
             // A session that has been before changes nothing.
             Input::Join { session, worker } if !self.workers.contains_key(session) => {
@@ -45,8 +47,8 @@ impl Oracle {
     }
 
     /// Of what a lost worker executed: nothing is charged where the platform took it, one attempt as `oom` where memory ended it, and
-    /// that the right one.
-    pub(super) fn look_at_loss(&self, out: &[Output]) -> Result<(), String> {
+    /// that the right one if it is known.
+    pub(super) fn look_at_loss(&mut self, out: &[Output]) -> Result<(), String> {
         for output in out {
             let Output::WorkerChanged { session: lost, state: WorkerState::Lost } = output else { continue };
             let cause = self.losses.died.filter(|(session, _)| session == lost).map(|(_, cause)| cause);
@@ -60,9 +62,13 @@ impl Oracle {
                 let cancelled = out.iter().any(|output| {
                     matches!(output, Output::AttemptEnded { session, class: OutcomeClass::Cancelled, .. } if session == lost)
                 });
-                let greediest = ends.iter().map(|(handle, _)| *handle).max_by_key(|handle| self.greed(*lost, *handle));
-                let right = ooms.is_empty() && (cancelled || greediest.is_none()) || ooms == greediest.as_slice();
+                let greediest = self.greediest(*lost, &ends);
+                // What was being cancelled may be what took it, or what makes it unknown.
+                let right = ooms == greediest.as_slice() || cancelled && ooms.is_empty();
                 ensure!(right, "{ooms:?} are charged with the memory of {lost:?}, and {greediest:?} took most of {ends:?}");
+                if greediest.is_none() && !cancelled {
+                    self.losses.unsaid = Some(*lost);
+                }
             } else {
                 ensure!(ooms.is_empty(), "{ooms:?} are charged with memory, of which nobody spoke");
                 ensure!(!taken || charged == 0, "{charged} attempts are charged with the loss of {lost:?}, which was taken away");
@@ -80,12 +86,23 @@ impl Oracle {
         (*session == lost && active.started && *class != OutcomeClass::Cancelled).then_some((active.handle, *class))
     }
 
-    /// More is more to blame: above what was asked for, in all, and the later one.
-    fn greed(&self, worker: SessionId, handle: Handle) -> (u64, u64, u64) {
-        let bytes = self.losses.shares.get(&worker).and_then(|shares| shares.get(&handle)).copied().unwrap_or(0);
-        let asked = self.losses.asked.get(&handle).copied().unwrap_or(0);
-        let mut active = self.groups.values().flat_map(|group| &group.tasks).filter_map(|task| task.active.as_ref());
-        let fence = active.find(|active| active.handle == handle).map_or(0, |active| active.fence);
-        (bytes.saturating_sub(asked), bytes, fence)
+    /// Which of these took most beyond its request, or in all, as far as was said; nothing where too little was.
+    fn greediest(&self, worker: SessionId, ends: &[(Handle, OutcomeClass)]) -> Option<Handle> {
+        let shares = self.losses.shares.get(&worker);
+        let of = |handle: Handle| {
+            let bytes = shares.and_then(|shares| shares.get(&handle)).copied().unwrap_or(0);
+            (bytes, self.losses.asked.get(&handle).copied().unwrap_or(0))
+        };
+        let greed = |handle: Handle| (of(handle).0.saturating_sub(of(handle).1), of(handle).0);
+        let greediest = ends.iter().map(|(handle, _)| *handle).max_by_key(|handle| greed(*handle))?;
+        let (bytes, asked) = of(greediest);
+        let said: u64 = ends.iter().map(|(handle, _)| of(*handle).0).sum();
+        let has = self.workers.get(&worker).map_or(u64::MAX, |worker| worker.capacity.memory_bytes);
+        (ends.len() == 1 || asked > 0 && bytes > asked || said >= has / 2).then_some(greediest)
+    }
+
+    /// Whether a worker was lost in this step without anybody's being charged, so that what executed there is suspect.
+    pub(super) fn is_unsaid(&self, worker: SessionId) -> bool {
+        self.losses.unsaid == Some(worker)
     }
 }

@@ -25,7 +25,6 @@ struct Active {
     session: SessionId,
     started: bool,
     alone: bool,
-    fence: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -418,7 +417,7 @@ impl Oracle {
         ensure!(now >= state.retry_at, "it was to wait until {}", state.retry_at);
         ensure!(!state.cancel_asked, "it was cancelled");
         state.attempts = attempt;
-        state.active = Some(Active { handle, attempt, session, started: false, alone: deaths >= 2, fence });
+        state.active = Some(Active { handle, attempt, session, started: false, alone: deaths >= 2 });
         Ok(())
     }
 
@@ -524,7 +523,9 @@ impl Oracle {
             ensure!(same, "the report is not that attempt's: {report:?}");
         }
         let policy = self.groups[&task.group.0].spec.policy.clone();
+        let suspect = class == OutcomeClass::Preempted && active.started && self.is_unsaid(session);
         let state = self.task(task)?;
+        state.deaths += u32::from(suspect);
         if class == OutcomeClass::LostWorker {
             ensure!(active.started, "it had not started, and the worker's death was charged to it");
             state.deaths += 1;
