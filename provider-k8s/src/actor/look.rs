@@ -48,6 +48,9 @@ impl Actor {
         }
         self.again.retain(|_, (due, _)| *due + REQUEST_PAUSE.1 > now);
         self.told.retain(|_, at| now.saturating_duration_since(*at) < TELL_EVERY);
+        for ((reason, pool), (kind, note)) in std::mem::take(&mut self.untold) {
+            self.tell(now, kind, &reason, &pool, &note);
+        }
         self.give_up_late_ones(now);
         self.ask_for_events(now);
     }
@@ -123,13 +126,17 @@ impl Actor {
     /// Tells an event of the Job, each kind now and then only.
     pub(super) fn tell(&mut self, now: Instant, kind: &'static str, reason: &str, pool: &str, note: &str) {
         let about = (reason.to_owned(), pool.to_owned());
-        if self.told.contains_key(&about)
-            || self.told.len() >= TOLD_MAX
-            || self.in_flight.len() >= self.limits.parallel * 2
-            || self.bucket.take(now).is_err()
-        {
+        if self.told.contains_key(&about) || self.told.len() >= TOLD_MAX {
             return;
         }
+        if self.in_flight.len() >= self.limits.parallel * 2 || self.bucket.take(now).is_err() {
+            // The newest of its kind is told when there is room for the request.
+            if self.untold.len() < TOLD_MAX || self.untold.contains_key(&about) {
+                self.untold.insert(about, (kind, note.to_owned()));
+            }
+            return;
+        }
+        self.untold.remove(&about);
         self.told.insert(about, now);
         let key = format!("tell {reason} {pool}");
         let (requests, reason, note) = (self.requests.clone(), reason.to_owned(), note.to_owned());

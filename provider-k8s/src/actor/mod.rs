@@ -97,6 +97,8 @@ pub struct Actor {
     lifted: bool,
     may_read_events: bool,
     told: BTreeMap<(String, String), Instant>,
+    /// Events that found no room for a request: of which kind, and what they say.
+    untold: BTreeMap<(String, String), (&'static str, String)>,
     outbox: VecDeque<Observation>,
     seen: mpsc::Sender<Observation>,
     workers: Workers,
@@ -137,6 +139,7 @@ impl Actor {
             lifted: false,
             may_read_events: true,
             told: BTreeMap::new(),
+            untold: BTreeMap::new(),
             outbox: VecDeque::new(),
             seen,
             workers,
