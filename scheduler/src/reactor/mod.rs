@@ -482,8 +482,8 @@ impl Reactor {
             Output::CloseSession { session, reason } => self.close_session(session, &reason),
             Output::AttemptStarted { task, .. } => self.touch(task.group),
             Output::AttemptEnded { task, attempt, session, class, token, retry_at, why } => {
-                let unreported = why.map(String::from).unwrap_or_default();
-                self.attempt_ended(task, attempt, session, class, token, unreported, retry_at.is_some());
+                let report = self.report_of_end(token, why);
+                self.attempt_ended(task, attempt, session, class, report, retry_at.is_some());
             }
             Output::Committed { task, attempt, session, token } => self.committed(task, attempt, session, token),
             Output::Superseded { .. } => self.counters.superseded += 1,

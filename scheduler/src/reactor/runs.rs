@@ -406,21 +406,25 @@ impl Reactor {
         }
     }
 
+    /// What the worker reported of an end, else why it had none to report.
+    pub(super) fn report_of_end(&mut self, token: Option<u32>, why: Option<Box<str>>) -> v1::AttemptReport {
+        let report = token.and_then(|token| self.report(token)).map(Report::into_full);
+        let message = why.map(String::from).unwrap_or_default();
+        report.unwrap_or_else(|| v1::AttemptReport { message, ..Default::default() })
+    }
+
     pub(super) fn attempt_ended(
         &mut self,
         task: TaskRef,
         attempt: u32,
         session: SessionId,
         class: OutcomeClass,
-        token: Option<u32>,
-        unreported: String,
+        mut report: v1::AttemptReport,
         again: bool,
     ) {
         let Some(group) = self.groups.get(&task.group).cloned() else { return };
         self.touch(task.group);
         let worker = self.worker_name(session);
-        let report = token.and_then(|token| self.report(token)).map(Report::into_full);
-        let mut report = report.unwrap_or_else(|| v1::AttemptReport { message: unreported, ..Default::default() });
         if report.class() != convert::class_to_wire(class) {
             report.set_class(convert::class_to_wire(class));
         }

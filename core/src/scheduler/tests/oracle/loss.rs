@@ -33,11 +33,9 @@ impl Oracle {
         let losses = &mut self.losses;
         (losses.died, losses.unsaid) = (None, None);
         match input {
-            Input::Join { session, worker } => {
-                // A session that has been before changes nothing.
-                if !self.workers.contains_key(session) {
-                    losses.names.insert(worker.name.clone(), *session);
-                }
+            // A session that has been before changes nothing.
+            Input::Join { session, worker } if !self.workers.contains_key(session) => {
+                losses.names.insert(worker.name.clone(), *session);
             }
             Input::MemoryShares { session, shares } => {
                 losses.shares.insert(*session, shares.iter().copied().collect());
