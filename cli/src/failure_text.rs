@@ -144,7 +144,8 @@ impl FailureText {
             line("class", &self.class);
         }
         line("why", &self.message);
-        if let Some((limit, peak)) = self.memory {
+        // What ended with its worker was not measured to its end.
+        if let Some((limit, peak)) = self.memory.filter(|memory| *memory != (0, 0)) {
             line("memory", &format!("limit {}, peak {}", bytes(limit), bytes(peak)));
         }
         line("worker", &self.worker);

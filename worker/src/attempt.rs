@@ -73,6 +73,8 @@ pub struct Attempt {
     pub cgroup_seen: Option<Seen>,
     /// Processes of the container that the kernel had killed for memory when it began.
     pub kills_before: u64,
+    /// The agent has sent it SIGKILL.
+    pub killed: bool,
     /// The container's memory is what ended it, not a limit of its own.
     pub of_container: Option<OfContainer>,
     /// What went wrong, one sentence.
@@ -135,6 +137,7 @@ impl Attempt {
             sampled_now: 0,
             cgroup_seen: None,
             kills_before: 0,
+            killed: false,
             of_container: None,
             message: String::new(),
             outputs: Vec::new(),

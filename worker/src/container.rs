@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::limits::{MOUNT, groups_of, memory};
 
@@ -18,6 +20,8 @@ pub struct Container {
     limit: PathBuf,
     /// Where the kernel does not count what it kills there is none.
     kills: Option<File>,
+    /// How many of these are known to be whose.
+    claimed: AtomicU64,
     version: Version,
 }
 
@@ -75,7 +79,7 @@ impl Container {
     }
 
     /// `groups` is the content of `/proc/self/cgroup`. Of several limits above each other the lowest counts, of equal ones the innermost.
-    fn find(mount: &Path, groups: &str) -> Option<Self> {
+    pub(crate) fn find(mount: &Path, groups: &str) -> Option<Self> {
         for line in groups.lines() {
             let mut parts = line.splitn(3, ':').skip(1);
             let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
@@ -97,13 +101,17 @@ impl Container {
 
     fn open(version: Version, limited: &Path, innermost: &Path) -> Option<Self> {
         let counting = if version.counts_below { limited } else { innermost };
-        Some(Container {
+        let container = Container {
             usage: File::open(limited.join(version.usage)).ok()?,
             stat: File::open(limited.join("memory.stat")).ok()?,
             limit: limited.join(version.limit),
             kills: File::open(counting.join(version.kills)).ok(),
+            claimed: AtomicU64::new(0),
             version,
-        })
+        };
+        // Those from before this agent are nobody's.
+        container.claimed.store(container.kills(), Relaxed);
+        Some(container)
     }
 
     /// How full it is now. Files made by the kernel: reading them waits for no disk. Nothing when the limit is gone.
@@ -113,6 +121,13 @@ impl Container {
         let stat = read(&self.stat)?;
         let cache = self.version.cache.iter().filter_map(|name| figure(&stat, name)).fold(0, u64::saturating_add);
         Some(Filled { used_bytes: usage.saturating_sub(cache), limit_bytes })
+    }
+
+    /// Whether the kernel has killed a process since it had killed `before`, and nothing else is known to have been that process. To be
+    /// asked once for each process that was killed: each kill is one process's.
+    pub fn claim(&self, before: u64) -> bool {
+        let kills = self.kills();
+        kills > before && self.claimed.fetch_update(Relaxed, Relaxed, |claimed| (claimed < kills).then(|| claimed + 1)).is_ok()
     }
 
     /// How many processes of it the kernel has killed for memory so far.

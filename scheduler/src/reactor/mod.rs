@@ -482,9 +482,8 @@ impl Reactor {
             Output::CloseSession { session, reason } => self.close_session(session, &reason),
             Output::AttemptStarted { task, .. } => self.touch(task.group),
             Output::AttemptEnded { task, attempt, session, class, token, retry_at, why } => {
-                let unreported = why.map(String::from).unwrap_or_default();
-                let ending = runs::Ending { class, token, unreported, again: retry_at.is_some() };
-                self.attempt_ended(task, attempt, session, ending);
+                let report = self.report_of_end(token, why);
+                self.attempt_ended(task, attempt, session, class, report, retry_at.is_some());
             }
             Output::Committed { task, attempt, session, token } => self.committed(task, attempt, session, token),
             Output::Superseded { .. } => self.counters.superseded += 1,

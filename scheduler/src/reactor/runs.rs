@@ -267,17 +267,6 @@ impl RunInfo {
     }
 }
 
-/// How an attempt ended that was not committed.
-pub(super) struct Ending {
-    pub class: OutcomeClass,
-    /// The worker's report.
-    pub token: Option<u32>,
-    /// What is said where there is no report.
-    pub unreported: String,
-    /// It is tried again.
-    pub again: bool,
-}
-
 impl Reactor {
     /// Takes in a run that the machine has accepted.
     pub(super) fn begin_run(
@@ -417,13 +406,25 @@ impl Reactor {
         }
     }
 
-    pub(super) fn attempt_ended(&mut self, task: TaskRef, attempt: u32, session: SessionId, ending: Ending) {
-        let Ending { class, token, unreported, again } = ending;
+    /// What the worker reported of an end, else why it had none to report.
+    pub(super) fn report_of_end(&mut self, token: Option<u32>, why: Option<Box<str>>) -> v1::AttemptReport {
+        let report = token.and_then(|token| self.report(token)).map(Report::into_full);
+        let message = why.map(String::from).unwrap_or_default();
+        report.unwrap_or_else(|| v1::AttemptReport { message, ..Default::default() })
+    }
+
+    pub(super) fn attempt_ended(
+        &mut self,
+        task: TaskRef,
+        attempt: u32,
+        session: SessionId,
+        class: OutcomeClass,
+        mut report: v1::AttemptReport,
+        again: bool,
+    ) {
         let Some(group) = self.groups.get(&task.group).cloned() else { return };
         self.touch(task.group);
         let worker = self.worker_name(session);
-        let report = token.and_then(|token| self.report(token)).map(Report::into_full);
-        let mut report = report.unwrap_or_else(|| v1::AttemptReport { message: unreported, ..Default::default() });
         if report.class() != convert::class_to_wire(class) {
             report.set_class(convert::class_to_wire(class));
         }

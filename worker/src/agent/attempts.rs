@@ -44,7 +44,12 @@ impl Agent {
             Output::Stage(serial) => self.stage(serial, inputs),
             Output::Spawn(serial) => self.spawn(serial, inputs),
             Output::Terminate(serial) => self.lane.terminate(serial.0),
-            Output::Kill(serial) => self.lane.kill(serial.0),
+            Output::Kill(serial) => {
+                if let Some(attempt) = self.attempts.get_mut(&serial) {
+                    attempt.killed = true;
+                }
+                self.lane.kill(serial.0);
+            }
             Output::Publish(serial) => self.settle(serial, Settle::Publish, inputs),
             Output::Discard(serial, class) => self.settle(serial, Settle::Discard(class), inputs),
             Output::Started(serial) => {
@@ -247,7 +252,9 @@ impl Agent {
         attempt.over = Some(now);
         attempt.sampled_now = 0;
         attempt.cgroup_seen = attempt.cgroup.as_ref().map(|(cgroup, _)| cgroup.seen());
-        attempt.of_container = attempt.of_container.or_else(|| by_kernel(self.container.as_deref(), &end, attempt.kills_before));
+        if !attempt.killed {
+            attempt.of_container = by_kernel(self.container.as_deref(), &end, attempt.kills_before);
+        }
         let class = attempt.class_of_end(&end);
         attempt.end = Some(end);
         if attempt.began.is_some_and(|(_, began)| now - began >= AGE_WITH_LIMIT) {

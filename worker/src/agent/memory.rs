@@ -152,10 +152,10 @@ pub fn kills(container: Option<&Container>) -> u64 {
 }
 
 /// Whether the kernel ended a process for the container's memory: it was killed, and the kernel has killed something of the container
-/// since it began.
+/// since it began that nothing else was.
 pub fn by_kernel(container: Option<&Container>, end: &End, kills_before: u64) -> Option<OfContainer> {
     let killed = end.signal == Some(libc::SIGKILL) || end.exit_code == Some(KILLED);
-    let container = container.filter(|container| killed && container.kills() > kills_before)?;
+    let container = container.filter(|container| killed && container.claim(kills_before))?;
     Some(OfContainer { used_bytes: None, limit_bytes: container.filled()?.limit_bytes })
 }
 
@@ -179,6 +179,32 @@ mod tests {
         check("nobody is beyond: the largest", &[share(1, 50, 60), share(2, 55, 64)], 122, Some(2));
         check("nothing executes", &[], 122, None);
         check("something else fills it", &[share(1, 30, 0), share(2, 20, 0)], 122, None);
+    }
+
+    #[test]
+    fn a_kill_is_the_kernels_for_memory_when_its_counter_has_grown_since_the_beginning() {
+        let mount = tempfile::tempdir().expect("a directory");
+        let write = |file: &str, text: &str| std::fs::write(mount.path().join(file), text).expect("written");
+        write("memory.max", "134217728\n");
+        write("memory.current", "1\n");
+        write("memory.stat", "anon 1\n");
+        write("memory.events", "oom_kill 2\n");
+        let container = Container::find(mount.path(), "0::/\n").expect("a container");
+        let killed = End { signal: Some(libc::SIGKILL), ..End::default() };
+        let before = kills(Some(&container));
+        let said = |end: &End| by_kernel(Some(&container), end, before);
+        assert_eq!(said(&killed), None, "somebody else killed it");
+        write("memory.events", "oom_kill 3\n");
+        let by_kernel = Some(OfContainer { used_bytes: None, limit_bytes: 128 << 20 });
+        assert_eq!(said(&killed), by_kernel);
+        assert_eq!(said(&killed), None, "that one was another process");
+        write("memory.events", "oom_kill 4\n");
+        assert_eq!(said(&End { signal: Some(libc::SIGSEGV), ..End::default() }), None, "another signal");
+        assert_eq!(said(&End { exit_code: Some(1), ..End::default() }), None, "an end of its own");
+        assert_eq!(said(&End { exit_code: Some(137), ..End::default() }), by_kernel, "a shell says so of its child");
+        assert_eq!(super::by_kernel(None, &killed, 0), None, "no container with a limit");
+        let sentence = OfContainer { used_bytes: None, limit_bytes: 128 << 20 }.sentence("the task", 100 << 20, 0);
+        assert!(sentence.contains("its limit of 128.0 MiB, and the kernel ended the task; it took 100.0 MiB"), "{sentence}");
     }
 
     #[test]
