@@ -14,6 +14,9 @@ use crate::scaling::bursts_beside_a_long_task;
 /// The node that fails. The scheduler is kept away from it.
 const NODE: &str = "node2";
 
+/// Longest time from a node's death to its tasks elsewhere: 30 s for the leases, and the start of pods on a machine that is busy.
+const ELSEWHERE: Duration = Duration::from_secs(50);
+
 /// Six tasks, each with a worker of its own, that say where they are and wait for the gate.
 fn waiting(ground: &Ground, gate: &Gate) {
     let door = format!("http://{}:{}", ground.machine(), gate.port());
@@ -147,8 +150,12 @@ fn a_node_dies() {
     let gate = Gate::new();
     waiting(&ground, &gate);
     let (run, there) = started(&ground, &gate);
+    let begun = Instant::now();
     let undo = fault(&ground, "node-stop", &[NODE, "node"], ("node-start", &[NODE]));
     until_within(LONG, "the lost tasks elsewhere", || (gate.asked("at/").len() == 6 + there.len()).then_some(()));
+    let took = begun.elapsed();
+    println!("{} tasks elsewhere {took:.1?} after their node died", there.len());
+    assert!(took <= ELSEWHERE, "{took:?} until the lost tasks were elsewhere");
     // It is back, with processes that know of nothing.
     undo.now();
     until_within(LONG, "the pods that were lost to go", || {

@@ -223,8 +223,15 @@ tasks:
     ground.manifest(TIGHT, tasks);
     let run = ground.run(&[]);
     let watch = ground.watch_pods("{.status.containerStatuses[*].state.terminated.reason}");
+    let known = known("OOMKilled", || watch.stdout().contains("OOMKilled"));
+    until_within(LONG, "the status line to say who took the memory", || {
+        let said = run.stderr();
+        (said.contains("all[0]") && said.contains("oom")).then_some(())
+    });
+    let took = known.elapsed();
+    println!("oom in the status line {took:.1?} after Kubernetes knew");
+    assert!(took <= SOON, "oom came to the status line {took:?} after Kubernetes knew");
     run.wait_within(LONG).expect(1).says(&["all", "oom"]);
-    assert!(watch.stdout().contains("OOMKilled"), "the kernel ended a container:\n{}", watch.stdout());
     let run = ground.last_run();
     assert_eq!(run.states(), ["all[0] failed", "work[0] succeeded", "work[1] succeeded"]);
     only_oom_is_charged(&run, "all[0]");
