@@ -355,7 +355,10 @@ pub async fn destroy(client: &Client, run: &Run) -> Result<(), LaunchError> {
             Ok(left) if left.is_empty() => return Ok(()),
             Ok(left) if begun.elapsed() > GONE_MAX || stuck(&hurried, &left) => {
                 let message = format!("not gone after {} s: {}", begun.elapsed().as_secs(), left.join(", "));
-                return Err(error_of(message, "a pod on a node that is not reached goes when the node is back or removed"));
+                return Err(error_of(
+                    message,
+                    "a pod goes when its containers have ended, after its grace period at the latest; one on a node that is not reached when the node is back or removed",
+                ));
             }
             // Without the right to look nothing would be seen later either.
             Err(error) if failure::code(&error) == 403 || begun.elapsed() > GONE_MAX => {

@@ -42,7 +42,14 @@ fn pool_notes(ground: &Ground) -> String {
 /// the time that the others took counted too.
 #[track_caller]
 fn told_everywhere(ground: &Ground, run: &Running, known: Instant, words: &[&str]) {
-    let events = ["get", "events", "--field-selector", "involvedObject.kind=Job", "-o", "jsonpath={.items[*].message}"];
+    let events = [
+        "get",
+        "events",
+        "--field-selector",
+        "involvedObject.kind=Job",
+        "-o",
+        "jsonpath={range .items[*]}{.reason} {.message}{'\\n'}{end}",
+    ];
     let explain = || ground.sandbox.start("scalable", &["explain", "pool/default"]).wait_within(LONG).stdout;
     let places: [(&str, &dyn Fn() -> String); 4] = [
         ("the status line", &|| run.stderr()),

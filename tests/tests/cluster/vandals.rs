@@ -24,13 +24,13 @@ fn the_workers_are_deleted() {
     assert_eq!(ground.last_run().states(), ["work[0] succeeded", "work[1] succeeded"]);
 }
 
-/// An admission webhook gives every worker's pod a sidecar that never ends: workers come, go and end as if it were not there.
+/// An admission webhook gives every worker's pod a sidecar that does not end by itself: workers come, go and end as if it were not there.
 #[test]
 fn a_webhook_adds_a_sidecar() {
     let Some(ground) = Ground::new("sidecar").and_then(|ground| ground.with_own_cluster("an admission webhook")) else { return };
     let security = json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } });
     let sidecar = json!({
-        "name": "audit", "image": tests::IMAGE, "command": ["/bin/sh", "-c", "while :; do sleep 1; done"], "securityContext": security,
+        "name": "audit", "image": tests::IMAGE, "command": ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"], "securityContext": security,
     });
     let cluster = ground.own_cluster().unwrap();
     let webhook = Webhook::new(&cluster, &json!([{ "op": "add", "path": "/spec/containers/0", "value": sidecar }]));
