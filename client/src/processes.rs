@@ -166,6 +166,7 @@ impl Drop for Processes {
 }
 
 fn start(workers: LocalWorkers, directory: Option<PathBuf>) -> Result<(Processes, String), Error> {
+    Session::initialised()?;
     let kept = directory.is_some();
     let failed = |error: io::Error| refused("NO_DIRECTORY", format!("the session's directory cannot be made: {error}"), "");
     let directory = match directory {

@@ -66,6 +66,23 @@ impl Session {
         Session::connect_with_token_file(&address, token_file).await
     }
 
+    /// A program that a worker has started to run its functions, and that goes on to a session of its own, has forgotten [`init!`](crate::init):
+    /// every session would start the next.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] in such a program.
+    pub(crate) fn initialised() -> Result<(), Error> {
+        // `init!` takes it out of the environment.
+        match std::env::var_os(scalable_lane::FD_VARIABLE) {
+            None => Ok(()),
+            Some(_) => Err(refused(
+                "NO_INIT",
+                "a worker has started this program to run its functions, and it opens a session instead".to_owned(),
+                "put `scalable::init!();` first in main",
+            )),
+        }
+    }
+
     /// Opens a run on a connection, recorded where a directory is named.
     pub(crate) async fn open(
         client: Client,
@@ -73,6 +90,7 @@ impl Session {
         processes: Option<Processes>,
         components: Vec<Component>,
     ) -> Result<Session, Error> {
+        Session::initialised()?;
         let program = std::env::current_exe().ok();
         let program = program.as_deref().and_then(Path::file_stem).map(|name| name.to_string_lossy().into_owned());
         let project: String =

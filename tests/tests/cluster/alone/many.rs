@@ -100,8 +100,8 @@ fn two_hundred_workers() {
         share * 100.0
     );
     assert!(share <= SHARE, "{:.1} % of a core with nothing to do", share * 100.0);
-    // One for each pod, and what a start takes by itself.
-    assert!(to_start <= WORKERS as u64 + 30, "{to_start} requests for {WORKERS} pods");
+    // One for each pod's creation, although it changes some times until it runs, and what a start takes by itself.
+    assert!(to_start <= 2 * WORKERS as u64, "{to_start} requests for {WORKERS} pods");
     assert!(meanwhile <= 10, "{meanwhile} requests while nothing changed");
     run.signal(Signal::SIGINT);
     run.wait_within(2 * LONG).calm().expect(0);
