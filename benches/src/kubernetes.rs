@@ -201,28 +201,13 @@ async fn until(client: &Client, holds: impl Fn(&v1::StatusReply) -> bool) -> Res
     Ok(())
 }
 
+/// A task that fits into the smallest worker, of a run whose directory is not shared.
 fn task(round: u32) -> v1::RunSpec {
-    let argv = v1::Argv {
-        args: vec![v1::Text { pieces: vec![v1::Piece { kind: Some(v1::piece::Kind::Literal("/bin/true".to_owned())) }] }],
-    };
-    let template = v1::TaskTemplate {
-        component: "default".to_owned(),
-        command: Some(v1::task_template::Command::Argv(argv)),
-        ..v1::TaskTemplate::default()
-    };
-    let group = v1::GroupSpec {
-        name: "task".to_owned(),
-        template: Some(template),
-        length: 1,
-        policy: Some(v1::Policy::default()),
-        resources: Some(v1::Resources { milli_cpus: 100, ..v1::Resources::default() }),
-        ..v1::GroupSpec::default()
-    };
-    v1::RunSpec {
-        name: format!("bench-{round}"),
-        project: "bench".to_owned(),
-        fetched: true,
-        groups: vec![group],
-        ..v1::RunSpec::default()
+    let mut spec =
+        whole::spec(&format!("bench-{round}"), Path::new(""), 1, whole::Tasks { argv: &["/bin/true"], ..Default::default() });
+    spec.fetched = true;
+    for group in &mut spec.groups {
+        group.resources = Some(v1::Resources { milli_cpus: 100, ..v1::Resources::default() });
     }
+    spec
 }

@@ -278,7 +278,8 @@ pub fn build() -> Result<PathBuf> {
     Ok(here)
 }
 
-fn spec(name: &str, directory: &Path, count: u32, tasks: Tasks) -> v1::RunSpec {
+/// A run of `count` such tasks, a cpu each.
+pub fn spec(name: &str, directory: &Path, count: u32, tasks: Tasks) -> v1::RunSpec {
     let literal = |text: &&str| v1::Text { pieces: vec![v1::Piece { kind: Some(v1::piece::Kind::Literal((*text).to_owned())) }] };
     let mut template = v1::TaskTemplate {
         component: "bench".to_owned(),

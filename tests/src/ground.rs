@@ -79,12 +79,7 @@ impl Ground {
     /// Gives the user the one Role that the documentation asks for.
     pub fn with_rights(self) -> Ground {
         let mut rights = rights::manifests(&self.namespace, None);
-        rights.push_str(&format!(
-            "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: scalable-user, namespace: {}}}\n\
-             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: scalable-user}}\n\
-             subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: scientist}}]\n",
-            self.namespace
-        ));
+        rights.push_str(&rights::binding(&self.namespace, "scientist"));
         self.apply(&rights);
         self
     }
@@ -219,6 +214,16 @@ impl Ground {
     #[track_caller]
     pub fn run_to_end(&self, more: &[&str]) -> Finished {
         self.run(more).wait_within(LONG).calm()
+    }
+
+    /// Waits until a run without tasks says that its cluster is ready, and returns its connection file.
+    #[track_caller]
+    pub fn connection(&self, run: &Running) -> String {
+        until_within(LONG, "the cluster to be ready", || {
+            let said = run.stdout();
+            let file = said.lines().find_map(|line| line.trim().strip_prefix("connection "))?.trim().to_owned();
+            said.contains("the cluster is ready").then_some(file)
+        })
     }
 
     /// The pods that a label selector names.

@@ -74,9 +74,7 @@ fn the_tutorials_manifest() {
         ),
     );
     let run = ground.run(&[]);
-    let said =
-        until_within(LONG, "the cluster to be ready", || Some(run.stdout()).filter(|said| said.contains("the cluster is ready")));
-    let connection = said.lines().find_map(|line| line.trim().strip_prefix("connection ")).unwrap().trim().to_owned();
+    let connection = ground.connection(&run);
     until_within(LONG, "the minimum of workers", || (ground.workers().len() == 2).then_some(()));
 
     // The page, as the tutorial opens it: the alias is this run's, for the namespace had none.

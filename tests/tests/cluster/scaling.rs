@@ -22,9 +22,7 @@ fn two_pools() {
 pub fn bursts_beside_a_long_task(ground: &Ground, mut more: impl FnMut(usize) -> bool) {
     ground.manifest(QUICK, "components: { long: {}, short: {} }\n");
     let run = ground.run(&[]);
-    let said =
-        until_within(LONG, "the cluster to be ready", || Some(run.stdout()).filter(|said| said.contains("the cluster is ready")));
-    let connection = said.lines().find_map(|line| line.trim().strip_prefix("connection ")).unwrap().trim().to_owned();
+    let connection = ground.connection(&run);
     let watch = ground.watch_pods("{.metadata.labels.scalable\\.io/component} {.status.phase}");
     let submit = |component: &str, gate: &str| {
         let script = format!("touch $HOME/at-{gate}; until [ -e $HOME/{gate} ]; do sleep 0.1; done");
