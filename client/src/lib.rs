@@ -51,6 +51,7 @@ mod functions;
 mod group;
 mod handle;
 mod host;
+mod live_logs;
 mod local;
 #[doc(hidden)]
 pub mod macro_support;

@@ -305,7 +305,7 @@ fn is_there(target: &Path, size: u64, digest: Digest) -> io::Result<bool> {
 }
 
 /// A path of the list stays below the directory it is joined to.
-fn checked(path: &str) -> Result<&Path, Error> {
+pub(crate) fn checked(path: &str) -> Result<&Path, Error> {
     let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if path.is_empty() || !plain || path.contains('\0') {
         return Err(refused("BAD_LIST", format!("the scheduler lists {path:?}, which is no path below a run's directory"), ""));
@@ -317,7 +317,7 @@ fn pause(tries: u32) -> Duration {
     (Duration::from_millis(250) * 2_u32.saturating_pow(tries.min(6))).min(Duration::from_secs(10))
 }
 
-fn disk(path: &Path, error: &io::Error) -> Error {
+pub(crate) fn disk(path: &Path, error: &io::Error) -> Error {
     let help = if error.kind() == io::ErrorKind::StorageFull {
         "free some space and try again: what has come so far is kept"
     } else {

@@ -234,7 +234,10 @@ async fn what_cannot_be_is_refused_at_once() {
     let arguments = [vec![1], vec![u64::MAX; 200_000]];
     assert_eq!(code(session.map(sum, (arguments,)).await.unwrap_err()), "ARGUMENTS_TOO_LARGE");
     let never = session.submit(square.with().cpus(64), (1,)).await.unwrap();
-    assert!(never.wait(Duration::from_millis(5)).await.is_none(), "no worker is large enough");
+    match task_error(never.await) {
+        TaskError::Rejected { code, .. } => assert_eq!(code, "E_NO_POOL_FITS"),
+        other => panic!("{other:?}"),
+    }
 }
 
 static CALLS: AtomicU32 = AtomicU32::new(0);

@@ -402,6 +402,9 @@ impl ControlService for Server {
     async fn acknowledge_run(&self, _: Request<v1::AcknowledgeRunRequest>) -> Result<Response<v1::AcknowledgeRunReply>, Status> {
         Err(Status::unimplemented("acknowledge_run"))
     }
+    async fn read_log(&self, _: Request<v1::ReadLogRequest>) -> Result<Response<v1::ReadLogReply>, Status> {
+        Err(Status::unimplemented("read_log"))
+    }
 }
 
 async fn serve(fault: Option<Fault>) -> (Arc<Mutex<State>>, String) {

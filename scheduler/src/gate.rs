@@ -53,7 +53,7 @@ pub fn need(path: &str) -> Option<Need> {
         ("scalable.v1.CertificateService", _) => Need::Certificate,
         ("scalable.v1.ClientService", _) => Need::Submit,
         ("scalable.v1.ControlService", "ListRuns" | "GetStatus" | "ListTasks" | "Explain") => Need::Look,
-        ("scalable.v1.ControlService", "Cancel" | "OfferContent" | "ListRunFiles" | "AcknowledgeRun") => Need::Submit,
+        ("scalable.v1.ControlService", "Cancel" | "OfferContent" | "ListRunFiles" | "AcknowledgeRun" | "ReadLog") => Need::Submit,
         ("scalable.v1.ControlService", "Shutdown") => Need::Admin,
         ("scalable.v1.MonitoringService", _) => Need::Look,
         ("grpc.health.v1.Health" | "grpc.reflection.v1.ServerReflection", _) => Need::Look,

@@ -23,6 +23,8 @@ use crate::sign::Signer;
 pub const INBOUND_FRAMES_MAX: usize = 1024;
 /// A stream whose first message does not come in this time is closed.
 const FIRST_MESSAGE_WITHIN: Duration = Duration::from_secs(10);
+/// A worker that has not answered a question in this time is not waited for any longer.
+const WORKER_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// One stream of one peer, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -266,6 +268,16 @@ impl v1::control_service_server::ControlService for Services {
         request: Request<v1::AcknowledgeRunRequest>,
     ) -> Result<Response<v1::AcknowledgeRunReply>, Status> {
         self.call(|reactor| reactor.acknowledge_run(&request.into_inner())).await
+    }
+
+    async fn read_log(&self, request: Request<v1::ReadLogRequest>) -> Result<Response<v1::ReadLogReply>, Status> {
+        let asked = self.call(|reactor| reactor.read_log(&request.into_inner())).await?.into_inner();
+        let Some(answer) = asked else { return Ok(Response::new(v1::ReadLogReply { over: true, ..Default::default() })) };
+        match tokio::time::timeout(WORKER_ANSWERS_WITHIN, answer).await {
+            Ok(Ok(reply)) => Ok(Response::new(reply)),
+            Ok(Err(_)) => Err(Status::unavailable("the worker that the attempt was on is gone; try again")),
+            Err(_) => Err(Status::deadline_exceeded("the worker that the attempt is on does not answer; try again")),
+        }
     }
 
     async fn shutdown(&self, request: Request<v1::ShutdownRequest>) -> Result<Response<v1::ShutdownReply>, Status> {

@@ -25,6 +25,7 @@ pub(crate) fn read_private(path: &Path) -> Result<String, TlsError> {
 }
 
 /// Reads a file without secrets.
+#[cfg(feature = "authority")]
 pub(crate) fn read_public(path: &Path) -> Result<String, TlsError> {
     read(path, std::fs::File::open(path).map_err(|error| failed(path, error))?)
 }

@@ -69,13 +69,13 @@ pub fn run(context: &Context, args: &LogsArgs) -> CommandResult {
     Ok(code::OK)
 }
 
-/// The logs of a run whose scheduler does not see its directory here: they come here first, those of attempts that have ended.
+/// The logs of a run whose scheduler does not see its directory here: they come here first.
 async fn print_fetched(context: &Context, args: &LogsArgs, which: &Which, live: &Live) -> CommandResult {
     let run = &which.directory.name;
     let mut printer = Printer::new(which, args);
     loop {
         let over = tokio::select! {
-            over = live.client.fetch_logs(run, which.group.as_deref().unwrap_or_default(), &which.directory.path) => over?,
+            over = fetch(which, live) => over?,
             gone = live.gone() => {
                 return Err(Failure { message: format!("the scheduler of {run} is gone: {}", gone.message), ..gone });
             }
@@ -89,6 +89,16 @@ async fn print_fetched(context: &Context, args: &LogsArgs, which: &Which, live: 
     }
     printer.say_the_rest(context, args, which);
     Ok(code::OK)
+}
+
+/// Fetches what is there of whole logs and then of those that are being written. True when the run is over.
+async fn fetch(which: &Which, live: &Live) -> Result<bool, scalable::Error> {
+    let (run, group) = (&which.directory.name, which.group.as_deref().unwrap_or_default());
+    let over = live.client.fetch_logs(run, group, &which.directory.path).await?;
+    if !over {
+        live.client.fetch_live_logs(run, group, which.index, &which.directory.path).await?;
+    }
+    Ok(over)
 }
 
 /// Tasks that have failed for good, as their scheduler knows it.
@@ -262,9 +272,6 @@ impl Printer {
                 }
                 (None, false) => format!("no task of {} has written anything", which.directory.name),
             });
-            if which.record.kubernetes.is_some() && !which.record.is_over() {
-                context.ui.say("on Kubernetes a log is there when its attempt has ended");
-            }
         }
         if self.left_out {
             let logs = which.directory.file("logs");

@@ -27,6 +27,8 @@ use crate::shared::Shared;
 
 /// What threads have told is looked at in portions: results are on their way before the last is in.
 const TOLD_AT_ONCE: usize = 4096;
+/// The pool of all its workers.
+const POOL: &str = "local";
 /// Longest sleep, when no timer is set.
 const SLEEP: Duration = Duration::from_secs(3600);
 
@@ -110,10 +112,19 @@ impl Engine {
             jobs,
             outbox: Outbox::new(),
         };
+        // Known before there is a worker: what no worker can hold is refused, not waited for.
+        engine.step(Input::Pool {
+            pool: POOL.to_owned(),
+            components: vec!["*".to_owned()],
+            capacity: capacity.clone(),
+            scaled: false,
+            starting: 0,
+            note: String::new(),
+        });
         for number in 0..engine.workers.len() {
             let worker = WorkerSpec {
                 name: worker_name(number),
-                pool: "local".to_owned(),
+                pool: POOL.to_owned(),
                 components: vec!["*".to_owned()],
                 capacity: capacity.clone(),
             };

@@ -10,6 +10,8 @@ mod deliver;
 mod engine;
 mod lanes;
 
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::Error;
@@ -71,7 +73,7 @@ impl LocalBuilder {
         self
     }
 
-    /// Starts the threads.
+    /// Starts the threads; awaiting the builder does the same.
     ///
     /// # Errors
     /// [`Error::Refused`] without workers or cpus, and when the system gives no threads.
@@ -86,6 +88,15 @@ impl LocalBuilder {
         let started = engine::start(shared.clone(), &self);
         started.map_err(|error| refused("NO_THREADS", format!("the session's threads could not be started: {error}"), ""))?;
         Ok(Session::new(shared, Backend::Local, None, Vec::new()))
+    }
+}
+
+impl IntoFuture for LocalBuilder {
+    type Output = Result<Session, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.start())
     }
 }
 

@@ -23,13 +23,13 @@ impl Reactor {
         self.runs.iter().find(|(_, run)| run.spec.name == name).map(|(id, _)| *id)
     }
 
-    fn wanted_run(&self, name: &str) -> Result<RunId, Status> {
+    pub(super) fn wanted_run(&self, name: &str) -> Result<RunId, Status> {
         self.run_named(name).ok_or_else(|| {
             Status::not_found(format!("no run `{name}` is known here; `scalable status` lists the runs of this scheduler"))
         })
     }
 
-    fn wanted_group(&self, run: RunId, name: &str) -> Result<std::sync::Arc<super::GroupInfo>, Status> {
+    pub(super) fn wanted_group(&self, run: RunId, name: &str) -> Result<std::sync::Arc<super::GroupInfo>, Status> {
         let groups = self.runs.get(&run).into_iter().flat_map(|run| run.group_ids());
         let found = groups.filter_map(|id| self.groups.get(&id)).find(|group| group.spec.name == name);
         found.cloned().ok_or_else(|| {

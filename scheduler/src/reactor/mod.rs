@@ -5,13 +5,14 @@
 //! `handshake.rs` are what both have in common. `runs.rs` keeps what is known of runs beside the machine, `calls.rs` answers unary
 //! calls. Open runs: `open.rs` takes what clients add and let go of, `payload.rs` keeps arguments and results, `results.rs` what
 //! functions returned, `deliver.rs` sends it on to clients. `outputs.rs` has what commands have left on workers copied to where it
-//! belongs.
+//! belongs; `live_logs.rs` asks workers for what attempts write while they execute.
 
 mod calls;
 mod clients;
 mod columns;
 mod deliver;
 mod handshake;
+mod live_logs;
 mod open;
 mod outputs;
 mod payload;
@@ -157,6 +158,7 @@ pub struct Reactor {
     ended_sessions: Vec<SessionId>,
     pools: BTreeMap<String, SeenPool>,
     outputs: Outputs,
+    live_logs: live_logs::LiveLogs,
     runs_dir: PathBuf,
     results_ttl: Duration,
 }
@@ -207,6 +209,7 @@ impl Reactor {
             ended_sessions: Vec::new(),
             pools: BTreeMap::new(),
             outputs: Outputs::new(surroundings.store.clone()),
+            live_logs: live_logs::LiveLogs::default(),
             runs_dir: surroundings.runs_dir.clone(),
             results_ttl: surroundings.results_ttl,
         }

@@ -279,6 +279,7 @@ impl Reactor {
                 let shares = share_handles.into_iter().map(Handle::from_u64).zip(share_bytes).take(SHARES_MAX).collect();
                 self.step(Input::MemoryShares { session, shares });
             }
+            Some(v1::worker_control::Body::Log(chunk)) => self.live_logs.answered(session, chunk),
             None => {}
             Some(v1::worker_control::Body::Hello(_)) => self.violation(session, "a second hello on one stream"),
         }
@@ -421,6 +422,7 @@ impl Reactor {
                 self.close_session(session, word);
             }
             self.peers.leave(session);
+            self.live_logs.left(session);
             self.outputs_left(session);
             // Forgotten when the outbox is flushed: later outputs of this step still ask for its name.
             self.ended_sessions.push(session);

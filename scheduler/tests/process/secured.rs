@@ -185,7 +185,7 @@ async fn every_call_refuses_whom_it_should() {
     for path in paths.iter().filter(|path| !path.contains("MonitoringService")) {
         let work = path.contains("WorkerService");
         let sign = path.contains("CertificateService");
-        let submits = ["/Cancel", "/OfferContent", "/ListRunFiles", "/AcknowledgeRun"];
+        let submits = ["/Cancel", "/OfferContent", "/ListRunFiles", "/AcknowledgeRun", "/ReadLog"];
         let submit = path.contains("ClientService") || submits.iter().any(|name| path.ends_with(name));
         let end = path.ends_with("/Shutdown");
         let look = !(work || sign || submit || end);

@@ -1,5 +1,6 @@
 //! Runs that are found in their namespace: from another directory, with nothing of theirs there.
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::{Finished, Ground, LONG, Running, Sandbox, until_within};
 
@@ -59,6 +60,11 @@ fn seen_attached_and_taken_down_from_another_directory() {
     elsewhere.scalable(&["status"]).expect(0).says(&[&run, "running", "0/2"]);
     elsewhere.scalable(&["status", &run]).expect(0).says(&["work", "worker"]);
     elsewhere.scalable(&["explain", "work[0]"]).expect(0).says(&["running"]);
+    // What a task writes is seen while it executes, of one that waits for a gate that nobody has opened.
+    let following = elsewhere.start(&["logs", "work[0]", "-f"]);
+    until_within(LONG, "the words of a task that executes", || following.stdout().contains("here").then_some(()));
+    following.signal(Signal::SIGINT);
+    following.wait();
     elsewhere.scalable(&["attach", "run-of-somebody"]).expect(2).says(&["there is no run \"run-of-somebody\"", &run]);
 
     let attached = elsewhere.start(&["attach", &run]);

@@ -304,6 +304,7 @@ impl Agent {
                 }
             }
             Told::Near(measured) => self.container_near(measured),
+            Told::Log(chunk) => self.tell_log(chunk),
             Told::Written(Written { serial, which, bytes }) => {
                 self.lane.written(serial, which, bytes);
                 let Some(attempt) = self.attempts.get_mut(&Serial(serial)) else { return };

@@ -5,6 +5,7 @@ mod attempts;
 mod functions;
 mod held;
 pub(crate) mod memory;
+mod read_log;
 mod wire;
 
 use std::collections::VecDeque;
@@ -78,6 +79,7 @@ enum Told {
     Host(u64, Box<Result<PreparedHost, String>>),
     Brought(CallId, u64, Brought),
     Segment(u64, u32, Released),
+    Log(v1::LogChunk),
 }
 
 /// How far leaving has come.

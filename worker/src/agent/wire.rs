@@ -94,6 +94,7 @@ impl Agent {
                 }
             }
             scheduler_control::Body::Stored(stored) => self.stored(&stored),
+            scheduler_control::Body::ReadLog(asked) => self.read_log(asked),
         }
     }
 

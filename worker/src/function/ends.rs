@@ -333,7 +333,7 @@ fn crash_report(host: &Host, end: &End, peak: Option<u64>) -> AttemptReport {
             (OutcomeClass::Oom, of.sentence("the lane host", taken, host.memory_limit))
         }
         Fate::Broken(why) => (OutcomeClass::AppError, why.clone()),
-        _ => (OutcomeClass::AppError, format!("the function took its lane host with it, which {}", how(end))),
+        _ => (OutcomeClass::AppError, format!("the function ended the process that executed it, which {}", how(end))),
     };
     let (peak_memory_bytes, method) = match peak {
         Some(peak) => (peak, MemoryMethod::Cgroup),

@@ -204,7 +204,7 @@ async fn a_crash_costs_what_was_executing_and_no_more() {
         assert_eq!((report.class(), report.exit_code), (OutcomeClass::AppError, class), "{report:?}");
         let signal = [Some(11), None, Some(6)][group as usize - 1];
         assert_eq!(report.signal, signal);
-        assert!(report.message.contains("took its lane host with it"), "{}", report.message);
+        assert!(report.message.contains("ended the process that executed it"), "{}", report.message);
         if group == 3 {
             assert_eq!(&report.stderr_tail[..], b"last words\n");
         }
