@@ -64,7 +64,6 @@ fn tree() -> Vec<u32> {
 struct Process {
     comm: String,
     share: f64,
-    /// The largest first, as perf reports them.
     functions: Vec<(String, f64)>,
 }
 
@@ -86,7 +85,9 @@ fn summed_up(report: &str) -> Vec<String> {
         of.functions.push((name.to_owned(), share));
     }
     processes.sort_by(|a, b| b.share.total_cmp(&a.share));
-    let sentence = |Process { comm, share: all, functions }: Process| {
+    let sentence = |Process { comm, share: all, mut functions }: Process| {
+        // Perf reports them in the order of their names.
+        functions.sort_by(|a, b| b.1.total_cmp(&a.1));
         let each = functions.iter().take(FUNCTIONS).map(|(name, share)| format!("{name} {:.0} %", share / all * 100.0));
         format!("{comm} {all:.0} %: {}", each.collect::<Vec<_>>().join(", "))
     };
@@ -99,7 +100,7 @@ mod tests {
 
     #[test]
     fn functions_are_named_by_process() {
-        let report = "# Overhead\n\n 40.00%\tscheduler\t[.] step\n 10.00%\tworker\t[k] copy\n 20.00%\tscheduler\t[.] malloc\n\
+        let report = "# Overhead\n\n 20.00%\tscheduler\t[.] malloc\n 40.00%\tscheduler\t[.] step\n 10.00%\tworker\t[k] copy\n\
                       0.10%\tother\t[.] x\n";
         assert_eq!(summed_up(report), ["scheduler 60 %: step 67 %, malloc 33 %", "worker 10 %: copy 100 %"]);
         assert!(summed_up("").is_empty());

@@ -19,6 +19,8 @@ use crate::peers::{self, Budget, Cell, Environment};
 
 /// Runs of every measurement.
 const RUNS: u32 = 5;
+/// Longest that a profile of one row may take.
+const PROFILE_WITHIN: Duration = Duration::from_secs(30);
 
 /// The whole table.
 pub fn run(options: &TableOptions) -> Result<()> {
@@ -33,7 +35,7 @@ pub fn run(options: &TableOptions) -> Result<()> {
         .then(|| options.venv.clone().map_or_else(default_venv, Ok))
         .transpose()?
         .map(|venv| Environment::set_up(&venv));
-    // Set-up is done once; the bound is on measuring.
+    // Set-up is done once and profiles are no figures; the bound is on measuring.
     let measuring = Instant::now();
     let bound = Duration::from_secs(if options.quick { 8 * 60 } else { 60 * 60 });
     // The largest number of tasks that ends in 10 s: of each run, or when it must be quick of all runs of a cell together.
@@ -42,11 +44,12 @@ pub fn run(options: &TableOptions) -> Result<()> {
     let scale = Scale { quick: options.quick, runs: RUNS, profile: false, programs };
     let machine = Machine::here();
     let mut rows = Vec::new();
+    let mut not_met = Vec::new();
     for (at, work) in works.iter().enumerate() {
         // What is left is shared among the rows that are left, so that a slow one does not take the time of the last.
-        let share = bound.saturating_sub(measuring.elapsed()) / (works.len() - at) as u32 * 3;
+        let share = bound.saturating_sub(measuring.elapsed()) / (works.len() - at) as u32 * 2;
         let row_ends = Instant::now() + share.min(bound.saturating_sub(measuring.elapsed()));
-        eprintln!("[{}/{}] {}: {}", at + 1, works.len(), work.name, work.what);
+        eprintln!("[{}/{}] {} s: {}: {}", at + 1, works.len(), measuring.elapsed().as_secs(), work.name, work.what);
         let series = in_a_process(work, &scale, row_ends.saturating_duration_since(Instant::now()))
             .unwrap_or_else(|error| vec![Series { name: "ours".to_owned(), failed: format!("{error:#}"), ..Series::default() }]);
         let mut cells = Vec::new();
@@ -59,12 +62,17 @@ pub fn run(options: &TableOptions) -> Result<()> {
             eprintln!("    {peer}: {}", report::cell_line(&cell));
             cells.push(((*peer).to_owned(), cell));
         }
-        let mut of_work = report::rows(work, &series, &cells);
+        let of_work = report::rows(work, &series, &cells);
         if of_work.iter().any(|row| row.met == Some(false)) {
-            let profile = profile_of(work, &scale, bound.saturating_sub(measuring.elapsed()));
-            of_work.iter_mut().filter(|row| row.met == Some(false)).for_each(|row| row.profile.clone_from(&profile));
+            not_met.push((*work, rows.len()..rows.len() + of_work.len()));
         }
         rows.extend(of_work);
+    }
+    // After all figures are there: no row loses its peers to the profile of another.
+    for (work, at) in not_met {
+        eprintln!("{} s: where the time of {} goes", measuring.elapsed().as_secs(), work.name);
+        let profile = profile_of(work, &scale, PROFILE_WITHIN);
+        rows[at].iter_mut().filter(|row| row.met == Some(false)).for_each(|row| row.profile.clone_from(&profile));
     }
     let versions = environment.map(|environment| environment.versions).unwrap_or_default();
     let markdown = report::markdown(&machine, &versions, &rows, begin.elapsed(), options.quick);

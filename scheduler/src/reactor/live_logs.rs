@@ -63,7 +63,9 @@ impl Reactor {
         };
         let Some(worker) = self.workers.get_mut(&session) else { return Ok(None) };
         let Some((call, answer)) = self.live_logs.ask(session) else {
-            return Err(Status::resource_exhausted(format!("{OPEN_MAX} readers of logs wait for workers that do not answer; try again")));
+            return Err(Status::resource_exhausted(format!(
+                "{OPEN_MAX} readers of logs wait for workers that do not answer; try again"
+            )));
         };
         let (index, attempt, stderr, offset) = (request.index, request.attempt, request.stderr, request.offset);
         let read = v1::ReadLog { call, group: group.0, index, attempt, stderr, offset };
