@@ -1,8 +1,9 @@
 //! What attempts that execute have written so far, where the run's directory is not seen from here: it is asked for piece by piece, and
 //! put where the whole log will be when its attempt has ended.
 
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use scalable_proto::v1;
@@ -45,10 +46,14 @@ impl Client {
     async fn fetch_live_log(&self, run: &str, task: &v1::TaskStatus, stream: &str, into: &Path) -> Result<(), Error> {
         let path = format!("logs/{}/{}.{}.{stream}", task.group, task.index, task.attempt);
         let target = into.join(checked(&path)?);
-        let mut offset = match fs::symlink_metadata(&target) {
-            Ok(found) => found.len(),
-            Err(_) => 0,
+        let here = |error: io::Error| disk(&target, &error);
+        // Kept open: when the whole log takes its name meanwhile, what is written goes nowhere.
+        let mut file = match File::options().write(true).open(&target) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(here(error)),
         };
+        let mut offset = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|found| found.len())).map_err(here)?;
         let end = offset.saturating_add(BYTES_MAX);
         while offset < end {
             let request = v1::ReadLogRequest {
@@ -70,16 +75,26 @@ impl Client {
             if data.is_empty() {
                 return Ok(());
             }
-            append(&target, &data).map_err(|error| disk(&target, &error))?;
+            let file = match &mut file {
+                Some(file) => file,
+                None => match begin(&target) {
+                    Ok(begun) => file.insert(begun),
+                    // The whole log is there by now.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+                    Err(error) => return Err(here(error)),
+                },
+            };
+            // Not appended: another reader of the same log writes the same bytes to the same place.
+            file.write_all_at(&data, offset).map_err(here)?;
             offset += data.len() as u64;
         }
         Ok(())
     }
 }
 
-fn append(target: &Path, data: &[u8]) -> std::io::Result<()> {
+fn begin(target: &Path) -> io::Result<File> {
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent)?;
     }
-    fs::OpenOptions::new().create(true).append(true).open(target)?.write_all(data)
+    File::create_new(target)
 }
