@@ -10,6 +10,7 @@ mod anywhere;
 mod functions;
 mod lifecycle;
 mod lost;
+mod options;
 mod reasons;
 mod refused;
 mod scaling;
