@@ -8,6 +8,7 @@
 mod alone;
 mod anywhere;
 mod functions;
+mod guide;
 mod lifecycle;
 mod lost;
 mod options;
