@@ -51,6 +51,8 @@ enum Effect {
     Worker(&'static str, Value),
     /// Here in the scheduler's Job.
     Job(&'static str, Value),
+    /// This dial of the scheduler's planner.
+    Dial(&'static str, Value),
     /// In what the run is otherwise made of.
     Run(fn(&Made) -> Value, Value),
     /// A finding, as code and path, that `strict` refuses, and this in the worker's pod.
@@ -119,6 +121,7 @@ fn value(effect: &Effect, made: &Made) -> Value {
     match effect {
         Effect::Worker(at, _) | Effect::Said(_, at, _) => made.worker().pointer(at).cloned().unwrap_or_default(),
         Effect::Job(at, _) => made.job().pointer(at).cloned().unwrap_or_default(),
+        Effect::Dial(name, _) => made.dial(name),
         Effect::Run(read, _) => read(made),
         Effect::Nothing(..) => Value::Null,
     }
@@ -148,9 +151,11 @@ fn check(row: &Row, base: &Made) {
         }
     }
     let expected = match &row.effect {
-        Effect::Worker(_, expected) | Effect::Job(_, expected) | Effect::Run(_, expected) | Effect::Said(_, _, expected) => {
-            expected
-        }
+        Effect::Worker(_, expected)
+        | Effect::Job(_, expected)
+        | Effect::Dial(_, expected)
+        | Effect::Run(_, expected)
+        | Effect::Said(_, _, expected) => expected,
         Effect::Nothing(..) => return,
     };
     assert_eq!(value(&row.effect, &made), *expected, "{what}");
@@ -256,41 +261,21 @@ fn of_scaling() -> Vec<Row> {
         of_target("targets.adaptive.minimum", "adaptive: {minimum: 2}", Run(Made::bounds, json!([2, 10]))),
         of_target("targets.adaptive.maximum", "adaptive: {maximum: 4}", Run(Made::bounds, json!([1, 4]))),
     ];
-    let dials: [(&str, &str, fn(&Made) -> Value, u64); 12] = [
-        ("targets.adaptive.max_total", "adaptive: {max_total: 7}", |made| made.dial("max_total"), 7),
-        ("targets.adaptive.target_duration", "adaptive: {target_duration: 90s}", |made| made.dial("target_duration_ms"), 90_000),
-        (
-            "targets.adaptive.expected_duration",
-            "adaptive: {expected_duration: 7s}",
-            |made| made.dial("expected_duration_ms"),
-            7_000,
-        ),
-        ("targets.adaptive.expected_start", "adaptive: {expected_start: 7s}", |made| made.dial("expected_start_ms"), 7_000),
-        ("targets.adaptive.scale_down_delay", "adaptive: {scale_down_delay: 7s}", |made| made.dial("scale_down_delay_ms"), 7_000),
-        ("targets.adaptive.idle_timeout", "adaptive: {idle_timeout: 7s}", |made| made.dial("idle_timeout_ms"), 7_000),
-        ("targets.adaptive.scale_up_burst", "adaptive: {scale_up_burst: 7}", |made| made.dial("scale_up_burst"), 7),
-        (
-            "targets.adaptive.scale_up_interval",
-            "adaptive: {scale_up_interval: 7s}",
-            |made| made.dial("scale_up_interval_ms"),
-            7_000,
-        ),
-        ("targets.adaptive.max_unschedulable", "adaptive: {max_unschedulable: 7}", |made| made.dial("max_unschedulable"), 7),
-        (
-            "targets.adaptive.unschedulable_grace",
-            "adaptive: {unschedulable_grace: 7s}",
-            |made| made.dial("unschedulable_grace_ms"),
-            7_000,
-        ),
-        (
-            "targets.adaptive.unschedulable_probe",
-            "adaptive: {unschedulable_probe: 7}",
-            |made| made.dial("unschedulable_probe"),
-            7,
-        ),
-        ("targets.adaptive.start_failures", "adaptive: {start_failures: 7}", |made| made.dial("start_failures"), 7),
+    let dials: [(&str, &str, &str, u64); 12] = [
+        ("targets.adaptive.max_total", "adaptive: {max_total: 7}", "max_total", 7),
+        ("targets.adaptive.target_duration", "adaptive: {target_duration: 90s}", "target_duration_ms", 90_000),
+        ("targets.adaptive.expected_duration", "adaptive: {expected_duration: 7s}", "expected_duration_ms", 7_000),
+        ("targets.adaptive.expected_start", "adaptive: {expected_start: 7s}", "expected_start_ms", 7_000),
+        ("targets.adaptive.scale_down_delay", "adaptive: {scale_down_delay: 7s}", "scale_down_delay_ms", 7_000),
+        ("targets.adaptive.idle_timeout", "adaptive: {idle_timeout: 7s}", "idle_timeout_ms", 7_000),
+        ("targets.adaptive.scale_up_burst", "adaptive: {scale_up_burst: 7}", "scale_up_burst", 7),
+        ("targets.adaptive.scale_up_interval", "adaptive: {scale_up_interval: 7s}", "scale_up_interval_ms", 7_000),
+        ("targets.adaptive.max_unschedulable", "adaptive: {max_unschedulable: 7}", "max_unschedulable", 7),
+        ("targets.adaptive.unschedulable_grace", "adaptive: {unschedulable_grace: 7s}", "unschedulable_grace_ms", 7_000),
+        ("targets.adaptive.unschedulable_probe", "adaptive: {unschedulable_probe: 7}", "unschedulable_probe", 7),
+        ("targets.adaptive.start_failures", "adaptive: {start_failures: 7}", "start_failures", 7),
     ];
-    rows.extend(dials.map(|(key, target, read, amount)| of_target(key, target, Run(read, json!(amount)))));
+    rows.extend(dials.map(|(key, target, dial, amount)| of_target(key, target, Dial(dial, json!(amount)))));
     rows
 }
 
