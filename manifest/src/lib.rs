@@ -32,7 +32,9 @@ mod units;
 mod yaml;
 
 pub use diagnostic::{At, DIAGNOSTICS_MAX, Diagnostic, Severity, report, suggestion};
-pub use kubernetes::{Clip, ComponentMount, KubernetesOptions, PodResources, PodSecurity, RunAs, SchedulerStorage, VolumeOption};
+pub use kubernetes::{
+    Clip, ComponentMount, KubernetesOptions, PodResources, PodSecurity, RunAs, SchedulerStorage, VolumeOption, kubernetes_keys,
+};
 pub use load::{LoadOptions, Loaded, load};
 pub use lower::{FileToStore, LowerOptions, Submission, lower};
 pub use model::{

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::diagnostic::{At, Diagnostic, Sink, show, show_names, suggestion};
 use crate::expand::expand;
 use crate::graph;
+use crate::kubernetes;
 use crate::lock;
 use crate::model::{Component, DEFAULT_COMPONENT, Machine, Manifest};
 use crate::node::{Key, Node, Value};
@@ -97,6 +98,9 @@ fn resolve(mut root: Node, path: &Path, options: &LoadOptions<'_>, sink: &mut Si
     let component_count = root.get("components").and_then(Node::map).map_or(0, <[_]>::len);
     let mut target = target::read(&root, chosen.as_deref(), component_count, options.env, sink);
     let mut components = sections::components(&root, target.as_ref(), sink);
+    if let Some(target) = &target {
+        kubernetes::place::volumes(&root, target, &components, sink);
+    }
     let raw = task::read_all(&root, &components, &directory, sink);
     if raw.iter().any(|task| task.component == DEFAULT_COMPONENT) && !components.iter().any(|c| c.name == DEFAULT_COMPONENT) {
         let image = target.as_ref().and_then(|target| target.image.clone());

@@ -8,7 +8,7 @@ use crate::model::{Scaling, Target};
 const WORKERS_MAX: i64 = 100_000;
 
 /// Keys of the section `adaptive`.
-const KEYS: [&str; 14] = [
+pub(crate) const KEYS: [&str; 14] = [
     "minimum",
     "maximum",
     "max_total",

@@ -92,7 +92,9 @@ pub(crate) fn project(root: &Node, directory: &Path, sink: &mut Sink) -> Project
     project
 }
 
-const COMPONENT_KEYS: [&str; 9] = ["image", "runtime", "cpus", "memory", "mounts", "env", "tags", "preload_script", "files"];
+/// Keys of a component.
+pub(crate) const COMPONENT_KEYS: [&str; 9] =
+    ["image", "runtime", "cpus", "memory", "mounts", "env", "tags", "preload_script", "files"];
 
 /// Reads every component.
 pub(crate) fn components(root: &Node, target: Option<&Target>, sink: &mut Sink) -> Vec<Component> {

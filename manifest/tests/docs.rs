@@ -37,3 +37,14 @@ fn the_first_example_of_the_reference_is_valid() {
     assert!(case.load().diagnostics.is_empty(), "{:#?}", case.load().diagnostics);
     assert_eq!(case.manifest().tasks.len(), 3);
 }
+
+#[test]
+fn every_key_of_a_kubernetes_target_and_of_a_component_is_named() {
+    let reference = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/manifest.md")).unwrap();
+    let keys = scalable_manifest::kubernetes_keys();
+    // What lies deeper is shown in the line of its section, or is Kubernetes' own.
+    let sections = keys.iter().filter_map(|key| key.strip_prefix("targets.").or(key.strip_prefix("components.")));
+    for key in sections.filter(|key| !key.contains('.')) {
+        assert!(reference.contains(&format!("`{key}")), "docs/manifest.md does not name {key}");
+    }
+}

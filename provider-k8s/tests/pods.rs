@@ -48,7 +48,7 @@ volumes:
 run_as: {user: 1000, fs_group: 2000}
 drain_timeout: 5m
 pod_patch:
-  metadata: {labels: {scalable.io/run: mine, extra: "1"}}
+  metadata: {labels: {extra: "1"}}
   spec:
     topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: ScheduleAnyway}]
     containers:

@@ -173,7 +173,7 @@ async fn run(options: Options) -> Result<()> {
     let lifetime = Lifetime { exit_when_done: options.exit_when_done, idle_ttl: Duration::from_secs(options.idle_ttl) };
     announce(&identity, link.as_deref(), https_url.as_deref())?;
     tracing::info!(address = %identity.address, http = %identity.http, cluster_id = %identity.cluster_id, "ready");
-    Reactor::new(identity, config, &surroundings).run(inbound, surroundings, lifetime).await;
+    let stopped_early = Reactor::new(identity, config, &surroundings).run(inbound, surroundings, lifetime).await;
 
     // Nothing runs any more. The provider first, so that it does not replace the workers that leave now.
     if let Some(stop) = stop_provider {
@@ -188,7 +188,11 @@ async fn run(options: Options) -> Result<()> {
     let _ = tokio::time::timeout(GOODBYE_WITHIN, server).await;
     let _ = records_thread.join();
     drop(stop_sender);
-    Ok(())
+    match stopped_early {
+        // Its Job would be complete, as if somebody had fetched what came of its runs.
+        Some(reason) if options.kubernetes.is_some() => bail!("stopped before its runs were over and fetched: {reason}"),
+        _ => Ok(()),
+    }
 }
 
 async fn bind(address: SocketAddr, any_port: bool) -> Result<TcpListener> {

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use scalable_provider_k8s::rights;
 use serde_json::{Value, json};
 
-use crate::{Finished, Run, Running, Sandbox, until_within};
+use crate::{Finished, Run, Running, Sandbox, binary, until_within};
 
 /// An image that is on every node of the test cluster: a shell and nothing of ours.
 pub const IMAGE: &str = "localhost/busybox:1";
@@ -29,6 +30,11 @@ const NOT_OURS: [&str; 4] = [
     "rolebinding.rbac.authorization.k8s.io/scalable-user",
 ];
 
+/// The scheduler's image, as the cluster's nodes have it.
+pub fn scheduler_image() -> String {
+    std::env::var("SCALABLE_TEST_SCHEDULER_IMAGE").unwrap_or_else(|_| format!("scalable-scheduler:{}", env!("CARGO_PKG_VERSION")))
+}
+
 /// A namespace, and a sandbox whose programs know the cluster by its user's kubeconfig. The namespace is deleted at the end.
 #[derive(Debug)]
 pub struct Ground {
@@ -38,6 +44,7 @@ pub struct Ground {
     pub namespace: String,
     admin: PathBuf,
     kubectl: PathBuf,
+    lines: AtomicU32,
 }
 
 impl Ground {
@@ -63,10 +70,8 @@ impl Ground {
         let sandbox = Sandbox::new();
         let namespace = format!("scalable-{what}-{}", std::process::id());
         let kubeconfig = sandbox.path("kubeconfig").display().to_string();
-        let image = std::env::var("SCALABLE_TEST_SCHEDULER_IMAGE")
-            .unwrap_or_else(|_| format!("scalable-scheduler:{}", env!("CARGO_PKG_VERSION")));
-        let sandbox = sandbox.env("KUBECONFIG", &kubeconfig).env("SCALABLE_SCHEDULER_IMAGE", &image);
-        let ground = Ground { sandbox, namespace, admin, kubectl };
+        let sandbox = sandbox.env("KUBECONFIG", &kubeconfig).env("SCALABLE_SCHEDULER_IMAGE", &scheduler_image());
+        let ground = Ground { sandbox, namespace, admin, kubectl, lines: AtomicU32::new(0) };
         ground.kubectl(&["create", "namespace", &ground.namespace]);
         ground.kubectl(&["label", "namespace", &ground.namespace, "pod-security.kubernetes.io/enforce=restricted"]);
         let mut config: Value =
@@ -159,6 +164,20 @@ impl Ground {
         let mut command = self.kubectl_command(&self.sandbox.path("kubeconfig"), "0");
         command.args(arguments);
         Running::start(command, &self.sandbox.path(""), name)
+    }
+
+    /// Starts a line of a shell that finds `scalable` and `kubectl`, with this kubeconfig.
+    pub fn shell(&self, kubeconfig: &Path, line: &str) -> Running {
+        let mut command = self.sandbox.command(Path::new("/bin/sh"));
+        let beside =
+            [binary("scalable"), self.kubectl.clone()].into_iter().filter_map(|program| Some(program.parent()?.to_owned()));
+        // A kubectl without a directory is found in the PATH.
+        let beside = beside.filter(|directory| !directory.as_os_str().is_empty());
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(beside.chain(std::env::split_paths(&inherited))).unwrap();
+        command.args(["-c", line]).env("PATH", path).env("KUBECONFIG", kubeconfig);
+        let number = self.lines.fetch_add(1, Ordering::Relaxed);
+        Running::start(command, &self.sandbox.path(""), &format!("line-{number:02}"))
     }
 
     /// Writes a line for each change of a worker pod, until it is dropped: what happened, the pod's name, since when it is being deleted,

@@ -14,7 +14,7 @@ mod wait;
 mod webhook;
 
 pub use gate::Gate;
-pub use ground::{Ground, IMAGE, LONG};
+pub use ground::{Ground, IMAGE, LONG, scheduler_image};
 pub use process::{Finished, Running, plain};
 pub use proxy::{ApiProxy, Asked, Fate, base64};
 pub use run::Run;

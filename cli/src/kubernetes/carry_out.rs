@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use scalable_manifest::KubernetesOptions;
 use scalable_proto::v1;
-use scalable_provider_k8s::{Access, KubernetesLauncher, Progress, Run};
+use scalable_provider_k8s::{KubernetesLauncher, Progress, Run};
 
 use super::reach::{Live, destroy, destroy_run};
 use super::{KubernetesRecord, launch};
@@ -37,10 +37,9 @@ pub async fn carry_out(
             .help("leave --detach out, and it waits for work until Ctrl-C or --idle-ttl"));
     }
     let image = launch::scheduler_image(options, &job.workflow.target())?;
-    let named = &job.how.kubernetes;
-    let access = Access { kubeconfig: named.kubeconfig.clone(), context: named.context.clone().or(options.context.clone()) };
+    let access = launch::access(&job.how.kubernetes, options);
     let connection = access.connect().await?;
-    let namespace = options.namespace.clone().unwrap_or_else(|| connection.namespace.clone());
+    let namespace = launch::namespace(options, &connection.namespace);
     let results_ttl = Duration::from_millis(options.results_ttl_ms);
     let idle_ttl = if submission.spec.groups.is_empty() { job.idle_ttl } else { idle_ttl(job.idle_ttl, results_ttl) };
     let planned = launch::plan(job.workflow, options, image, &directory.name, &namespace, idle_ttl.as_secs())?;

@@ -6,10 +6,11 @@ use scalable_manifest::{Component, DEFAULT_COMPONENT, KubernetesOptions, Schedul
 use scalable_provider::dials::Dials;
 use scalable_provider_k8s::objects::{HTTP_PORT, OBJECT_PORT, PORT, SETTINGS_FILE, STATE_DIRECTORY};
 use scalable_provider_k8s::pods::{self, CREDENTIALS_DIRECTORY, WorkerContext};
-use scalable_provider_k8s::{Launch, Probe};
+use scalable_provider_k8s::{Access, Launch, Probe};
 use scalable_tls::NewCluster;
 use serde_json::json;
 
+use crate::args::KubernetesArgs;
 use crate::exit::Failure;
 use crate::workflow::Workflow;
 
@@ -23,6 +24,16 @@ pub const IMAGE_VARIABLE: &str = "SCALABLE_SCHEDULER_IMAGE";
 pub fn scheduler_image(options: &KubernetesOptions, target: &str) -> Result<String, Failure> {
     let from_environment = || std::env::var(IMAGE_VARIABLE).ok().filter(|name| !name.is_empty());
     options.scheduler_image.clone().or_else(from_environment).ok_or_else(|| no_image(target))
+}
+
+/// How the cluster's API is reached: by what the command line names, else by what the target does.
+pub fn access(named: &KubernetesArgs, options: &KubernetesOptions) -> Access {
+    Access { kubeconfig: named.kubeconfig.clone(), context: named.context.clone().or(options.context.clone()) }
+}
+
+/// Where everything is made: the target's namespace, else that of the context.
+pub fn namespace(options: &KubernetesOptions, of_context: &str) -> String {
+    options.namespace.clone().unwrap_or_else(|| of_context.to_owned())
 }
 
 /// What is to be brought up. Contacts nobody.
@@ -134,3 +145,7 @@ fn no_image(target: &str) -> Failure {
         ),
     )
 }
+
+#[cfg(test)]
+#[path = "options_tests.rs"]
+mod tests;

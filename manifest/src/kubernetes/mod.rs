@@ -1,5 +1,6 @@
 //! What a target of provider `kubernetes` says: its options, typed and checked. What is made of them is another crate's matter.
 
+pub(crate) mod keys;
 pub(crate) mod place;
 pub(crate) mod read;
 mod values;
@@ -7,6 +8,8 @@ mod values;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+
+pub use keys::kubernetes_keys;
 
 /// Options of a Kubernetes target.
 #[derive(Clone, Debug, PartialEq)]

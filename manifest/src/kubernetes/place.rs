@@ -4,6 +4,7 @@ use super::{Clip, ComponentMount, KubernetesOptions};
 use crate::diagnostic::{Sink, show};
 use crate::fields::Fields;
 use crate::model::{Component, Target};
+use crate::node::Node;
 use crate::units::format_bytes;
 
 impl KubernetesOptions {
@@ -75,5 +76,30 @@ pub(crate) fn component(fields: &Fields<'_>, made: &Component, target: &Target, 
                 format!("say which does: targets.{}.volumes: [{{name: data, claim: NAME, host: {}}}]", target.name, show(host));
             sink.lenient("W_NO_EFFECT", &path, fields.key_at("mounts"), message).help(help);
         }
+    }
+}
+
+/// Says which volumes of the target stand for directories that no component mounts anything from. With `pod_patch` that is nobody's to
+/// say: it may mount them.
+pub(crate) fn volumes(root: &Node, target: &Target, components: &[Component], sink: &mut Sink) {
+    let Some(options) = target.kubernetes.as_ref().filter(|options| options.pod_patch.is_none()) else { return };
+    let entries = root.get("targets").and_then(|node| node.get(&target.name)).and_then(|node| node.get("volumes"));
+    let mounts: Vec<_> = components.iter().flat_map(|component| &component.mounts).collect();
+    for (index, volume) in options.volumes.iter().enumerate() {
+        let Some(host) = volume.host.as_ref().filter(|_| volume.mount.is_none()) else { continue };
+        let is_from = |(host, container): &&(String, String)| {
+            options.mount(host, container).is_some_and(|mount| mount.volume == volume.name)
+        };
+        if mounts.iter().any(is_from) {
+            continue;
+        }
+        let path = format!("targets.{}.volumes[{index}]", target.name);
+        let message = format!(
+            "'{path}' has no effect: no component has `mounts` from {}, which volume '{}' stands for",
+            show(host),
+            volume.name
+        );
+        let at = entries.and_then(Node::seq).and_then(|items| items.get(index)).map_or(target.at, |node| node.at);
+        sink.lenient("W_NO_EFFECT", &path, at, message).help("give a component `mounts`, or the volume a `mount: /PATH`");
     }
 }

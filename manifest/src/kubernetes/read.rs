@@ -1,52 +1,13 @@
 //! Reading the options of a Kubernetes target.
 
+use super::keys;
 use super::values;
 use super::{Clip, KubernetesOptions, PodSecurity, RunAs, SchedulerStorage};
-use crate::diagnostic::{Sink, show, suggestion};
+use crate::diagnostic::{At, Sink, show, suggestion};
 use crate::fields::{Fields, describe};
 use crate::model::Target;
 use crate::node::Node;
 use crate::sections::one_of;
-
-const KEYS: [&str; 37] = [
-    "provider",
-    "overlay",
-    "context",
-    "namespace",
-    "image",
-    "scheduler_image",
-    "scheduler_cpu",
-    "scheduler_memory",
-    "scheduler_storage",
-    "service_account",
-    "worker_service_account",
-    "n_workers",
-    "adaptive",
-    "resources",
-    "limits",
-    "ephemeral_storage",
-    "env",
-    "env_from",
-    "tolerations",
-    "node_selector",
-    "labels",
-    "annotations",
-    "image_pull_policy",
-    "image_pull_secrets",
-    "priority_class",
-    "volumes",
-    "pod_patch",
-    "pod_security",
-    "run_as",
-    "inject",
-    "drain_timeout",
-    "start_deadline",
-    "results_ttl",
-    "job_ttl",
-    "node_autoscaling",
-    "walltime",
-    "totals",
-];
 
 /// Reads the options; `selected` says whether keys that mean nothing are to be named.
 pub(crate) fn kubernetes(fields: &Fields<'_>, target: &mut Target, selected: bool, sink: &mut Sink) {
@@ -107,18 +68,46 @@ pub(crate) fn kubernetes(fields: &Fields<'_>, target: &mut Target, selected: boo
     }
 }
 
+/// Annotations of pods by which autoscalers of nodes are told what they may remove.
+const KEPT_ANNOTATIONS: [&str; 2] = ["cluster-autoscaler.kubernetes.io/safe-to-evict", "karpenter.sh/do-not-disrupt"];
+
 fn without_effect(fields: &Fields<'_>, target: &Target, sink: &mut Sink) {
+    let mut say = |path: &str, at: At, why: &str, help: &str| {
+        let message = format!("'{path}' has no effect on target '{}' (provider kubernetes): {why}", target.name);
+        sink.lenient("W_NO_EFFECT", path, at, message).help(help);
+    };
     if fields.get("walltime").is_some() {
-        let path = fields.child("walltime");
-        let message = format!("'{path}' has no effect on target '{}' (provider kubernetes): pods have no wall time", target.name);
-        sink.lenient("W_NO_EFFECT", &path, fields.key_at("walltime"), message).help("give the tasks a `timeout`");
+        say(&fields.child("walltime"), fields.key_at("walltime"), "pods have no wall time", "give the tasks a `timeout`");
+    }
+    let scales = fields.get("adaptive").is_some_and(|node| node.as_bool() != Some(false));
+    if scales && fields.get("n_workers").is_some() {
+        let why = "`adaptive` says how many workers there are";
+        say(&fields.child("n_workers"), fields.key_at("n_workers"), why, "leave one of the two out");
+    }
+    if fields.get("ephemeral_storage").is_some() {
+        for part in keys::RESOURCES {
+            let amounts = fields.get("resources").and_then(|node| node.get(part));
+            if let Some(amount) = amounts.and_then(|node| node.get("ephemeral-storage")) {
+                let path = format!("{}.{part}.ephemeral-storage", fields.child("resources"));
+                say(&path, amount.at, "`ephemeral_storage` is request and limit", "leave one of the two out");
+            }
+        }
+    }
+    let patched = fields.get("pod_patch").and_then(|node| node.get("metadata")).and_then(|node| node.get("annotations"));
+    for (path, node) in [("annotations", fields.get("annotations")), ("pod_patch.metadata.annotations", patched)] {
+        for (key, _) in node.and_then(Node::map).unwrap_or_default() {
+            if KEPT_ANNOTATIONS.contains(&key.text.as_str()) {
+                let why = "Scalable changes it as workers become busy and idle, and keeps the scheduler where it is";
+                say(&format!("{}.{}", fields.child(path), key.text), key.at, why, "leave it out");
+            }
+        }
     }
     for (key, _) in fields.entries() {
         let name = key.text.as_str();
-        if !KEYS.contains(&name) {
+        if !keys::TARGET.contains(&name) {
             let path = fields.child(name);
             let message = format!("unknown Kubernetes option '{}' on target '{}': it has no effect", show(name), target.name);
-            sink.lenient("W_UNKNOWN_K8S_OPTION", &path, key.at, message).maybe_help(suggestion(name, KEYS));
+            sink.lenient("W_UNKNOWN_K8S_OPTION", &path, key.at, message).maybe_help(suggestion(name, keys::TARGET));
         }
     }
 }
@@ -130,7 +119,7 @@ fn storage(fields: &Fields<'_>, sink: &mut Sink) -> Option<SchedulerStorage> {
         return values::memory(fields, "scheduler_storage", sink).map(SchedulerStorage::Size);
     }
     let inner = Fields::open(node, &fields.child("scheduler_storage"), sink)?;
-    inner.only(&["size", "claim"], sink);
+    inner.only(&keys::SCHEDULER_STORAGE, sink);
     let claim = values::subdomain(&inner, "claim", "E_BAD_STORAGE", sink).map(SchedulerStorage::Claim);
     let size = values::memory(&inner, "size", sink).map(SchedulerStorage::Size);
     if claim.is_some() && size.is_some() {
@@ -144,14 +133,14 @@ fn storage(fields: &Fields<'_>, sink: &mut Sink) -> Option<SchedulerStorage> {
 fn clip(fields: &Fields<'_>, sink: &mut Sink) -> Clip {
     let Some(node) = fields.get("limits") else { return Clip::default() };
     let Some(inner) = Fields::open(node, &fields.child("limits"), sink) else { return Clip::default() };
-    inner.only_hinting(&["cpus", "memory"], &[("cpu", "write `cpus`, or mean `resources: {limits: {cpu: …}}`")], sink);
+    inner.only_hinting(&keys::LIMITS, &[("cpu", "write `cpus`, or mean `resources: {limits: {cpu: …}}`")], sink);
     Clip { milli_cpus: inner.cpus("cpus", sink), memory_bytes: values::memory(&inner, "memory", sink) }
 }
 
 fn run_as(fields: &Fields<'_>, security: PodSecurity, sink: &mut Sink) -> RunAs {
     let Some(node) = fields.get("run_as") else { return RunAs::default() };
     let Some(inner) = Fields::open(node, &fields.child("run_as"), sink) else { return RunAs::default() };
-    inner.only(&["user", "group", "fs_group"], sink);
+    inner.only(&keys::RUN_AS, sink);
     let user = inner.int("user", 0..=2_147_483_647, "E_BAD_RUN_AS", sink);
     if user == Some(0) && security == PodSecurity::Restricted {
         let path = inner.child("user");
@@ -176,7 +165,7 @@ fn pod_patch(fields: &Fields<'_>, sink: &mut Sink) -> Option<serde_json::Value> 
     }
     let inner = Fields::open(node, &path, sink)?;
     inner.only_hinting(
-        &["metadata", "spec"],
+        &keys::POD_PATCH,
         &[
             ("containers", "put it under `spec`"),
             ("affinity", "put it under `spec`"),
@@ -191,6 +180,13 @@ fn pod_patch(fields: &Fields<'_>, sink: &mut Sink) -> Option<serde_json::Value> 
             let path = format!("{}.{key}", inner.child(section));
             let at = inner.get(section).map_or(inner.at, |node| node.at);
             sink.error("E_BAD_POD_PATCH", &path, at, format!("'{path}' cannot be changed: worker pods depend on it"));
+        }
+    }
+    for part in ["labels", "annotations"] {
+        let entries = inner.get("metadata").and_then(|node| node.get(part)).and_then(Node::map).unwrap_or_default();
+        for (key, _) in entries.iter().filter(|(key, _)| key.text.starts_with(values::OURS)) {
+            let path = format!("{}.{part}.{}", inner.child("metadata"), show(&key.text));
+            sink.error("E_RESERVED_NAME", &path, key.at, format!("'{}' is set by Scalable itself", show(&key.text)));
         }
     }
     Some(node.to_json())

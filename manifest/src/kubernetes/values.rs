@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{PodResources, VolumeOption};
+use super::{PodResources, VolumeOption, keys};
 use crate::diagnostic::{At, Sink, show};
 use crate::fields::{Fields, describe};
 use crate::model::Target;
@@ -16,7 +16,7 @@ const ENTRIES_MAX: usize = 500;
 /// Longest label, and longest name of one.
 const LABEL_MAX: usize = 63;
 /// Prefix of names of labels and annotations that are ours.
-const OURS: &str = "scalable.io/";
+pub(super) const OURS: &str = "scalable.io/";
 
 fn is_dns_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -80,7 +80,7 @@ pub(super) fn resources(fields: &Fields<'_>, target: &mut Target, sink: &mut Sin
     let mut made = PodResources::default();
     let Some(node) = fields.get("resources") else { return made };
     let Some(resources) = Fields::open(node, &fields.child("resources"), sink) else { return made };
-    resources.only(&["requests", "limits"], sink);
+    resources.only(&keys::RESOURCES, sink);
     for part in ["requests", "limits"] {
         let Some(node) = resources.get(part) else { continue };
         let Some(amounts) = Fields::open(node, &resources.child(part), sink) else { continue };
@@ -98,6 +98,14 @@ pub(super) fn resources(fields: &Fields<'_>, target: &mut Target, sink: &mut Sin
         }
         for (key, node) in amounts.entries().iter().filter(|(key, _)| !matches!(key.text.as_str(), "cpu" | "memory")) {
             other_resource(&amounts, &key.text, node, quantities, target, sink);
+        }
+    }
+    let mut counted: BTreeMap<&str, &str> = BTreeMap::new();
+    for key in made.requests.keys().chain(made.limits.keys()) {
+        let Some((_, name)) = key.rsplit_once('/') else { continue };
+        if let Some(other) = counted.insert(name, key).filter(|other| *other != key.as_str()) {
+            let message = format!("'{other}' and '{key}' of '{}' would both be what tasks ask for as `{name}`", resources.path);
+            sink.error("E_BAD_RESOURCES", &resources.path, resources.at, message).help("give each its own target");
         }
     }
     made
@@ -215,8 +223,11 @@ pub(super) fn env(fields: &Fields<'_>, sink: &mut Sink) -> Vec<Value> {
             for (index, item) in items.iter().enumerate() {
                 let path = format!("{path}[{index}]");
                 let Some(entry) = Fields::open(item, &path, sink) else { continue };
-                entry.only(&["name", "value", "valueFrom"], sink);
+                entry.only(&keys::ENV, sink);
                 let name = entry.text_coded("name", "E_BAD_ENV", sink).unwrap_or_default();
+                if entry.get("value").is_some() && entry.get("valueFrom").is_some() {
+                    sink.error("E_BAD_ENV", &path, item.at, format!("'{path}' has both 'value' and 'valueFrom'"));
+                }
                 match entry.get("valueFrom").or(entry.get("value")) {
                     Some(value) => made.extend(env_entry(&name, entry.at, value, &path, sink)),
                     None => made.push(json!({ "name": name, "value": "" })),
@@ -275,7 +286,7 @@ pub(super) fn env_from(fields: &Fields<'_>, sink: &mut Sink) -> Vec<Value> {
     for (index, item) in items.iter().enumerate() {
         let path = format!("{}[{index}]", fields.child("env_from"));
         let Some(entry) = Fields::open(item, &path, sink) else { continue };
-        entry.only(&["secretRef", "configMapRef", "prefix"], sink);
+        entry.only(&keys::ENV_FROM, sink);
         let named = |key| entry.get(key).and_then(|node: &Node| node.get("name")).and_then(Node::as_str).is_some();
         if named("secretRef") != named("configMapRef") {
             made.push(item.to_json());
@@ -305,7 +316,7 @@ pub(super) fn tolerations(fields: &Fields<'_>, sink: &mut Sink) -> Vec<Value> {
     for (index, item) in items.iter().enumerate() {
         let path = format!("{}[{index}]", fields.child("tolerations"));
         let Some(entry) = Fields::open(item, &path, sink) else { continue };
-        entry.only(&["key", "operator", "value", "effect", "tolerationSeconds"], sink);
+        entry.only(&keys::TOLERATION, sink);
         crate::sections::one_of(&entry, "operator", &["Exists", "Equal"], CODE, sink);
         crate::sections::one_of(&entry, "effect", &["NoSchedule", "PreferNoSchedule", "NoExecute"], CODE, sink);
         entry.int("tolerationSeconds", i64::MIN..=i64::MAX, CODE, sink);
@@ -322,21 +333,6 @@ pub(super) fn tolerations(fields: &Fields<'_>, sink: &mut Sink) -> Vec<Value> {
     }
     made
 }
-
-/// Sources of a volume that are passed on as they are.
-const SOURCES: [&str; 11] = [
-    "persistentVolumeClaim",
-    "secret",
-    "configMap",
-    "emptyDir",
-    "hostPath",
-    "nfs",
-    "csi",
-    "ephemeral",
-    "projected",
-    "downwardAPI",
-    "image",
-];
 
 /// `volumes`: `{name, mount, claim}` and the like.
 pub(super) fn volumes(fields: &Fields<'_>, sink: &mut Sink) -> Vec<VolumeOption> {
@@ -360,8 +356,7 @@ pub(super) fn volumes(fields: &Fields<'_>, sink: &mut Sink) -> Vec<VolumeOption>
 
 fn volume(entry: &Fields<'_>, sink: &mut Sink) -> Option<VolumeOption> {
     const CODE: &str = "E_BAD_VOLUMES";
-    let known: Vec<&str> =
-        ["name", "mount", "sub_path", "read_only", "host", "claim", "config_map"].into_iter().chain(SOURCES).collect();
+    let known: Vec<&str> = keys::VOLUME.into_iter().chain(keys::SOURCES).collect();
     entry.only(&known, sink);
     let name = dns_label(entry, "name", CODE, sink);
     let absolute = |key: &str, sink: &mut Sink| {
@@ -380,7 +375,7 @@ fn volume(entry: &Fields<'_>, sink: &mut Sink) -> Option<VolumeOption> {
     if let Some(config_map) = subdomain(entry, "config_map", CODE, sink) {
         sources.push(json!({ "configMap": { "name": config_map } }));
     }
-    for key in SOURCES {
+    for key in keys::SOURCES {
         let Some(node) = entry.get(key) else { continue };
         match (key, node.as_str()) {
             ("secret", Some(name)) => sources.push(json!({ "secret": { "secretName": name } })),

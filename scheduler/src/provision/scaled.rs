@@ -19,6 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{DECISIONS_TOLD, PoolState, Seen, Stop, blame, on_a_thread};
 
+/// How long the note of a pool has the latest death in it, so that whoever looks now and then sees it.
+const DEATH_TOLD: Micros = 60 * SECOND;
+
 /// A pool that scales.
 #[derive(Clone, Debug)]
 pub struct Pool {
@@ -90,11 +93,14 @@ struct Driver<P> {
     unreachable: Option<String>,
     /// What was told of each pool last.
     told: Vec<Option<PoolState>>,
+    /// Of each pool the latest death that nobody here asked for: when, and who died of what, in the platform's words.
+    deaths: Vec<Option<(Micros, String)>>,
 }
 
 impl<P: Provider> Driver<P> {
     fn new(provider: P, scale: Scale, seen: mpsc::Sender<Seen>) -> Self {
         let told = vec![None; scale.pools.len()];
+        let deaths = vec![None; scale.pools.len()];
         Driver {
             provider,
             scale,
@@ -105,6 +111,7 @@ impl<P: Provider> Driver<P> {
             next_key: 0,
             unreachable: None,
             told,
+            deaths,
         }
     }
 
@@ -158,7 +165,7 @@ impl<P: Provider> Driver<P> {
         let snapshot = self.snapshot(groups);
         let plan = self.planner.plan(now, &snapshot);
         for (at, (pool_plan, nobody)) in plan.pools.into_iter().zip(nobody).enumerate() {
-            let note = self.note(at, &pool_plan);
+            let note = self.note(now, at, &pool_plan);
             let name = &self.scale.pools[at].name;
             let of_pool = self.planner.log().iter().rev().filter(|decision| decision.pool == *name);
             let mut decisions: Vec<(f64, String)> =
@@ -379,6 +386,9 @@ impl<P: Provider> Driver<P> {
         if let Some(member) = key.and_then(|key| self.members.remove(&key)) {
             let platform = blame(cause) == DeathCause::Taken;
             let asked_at = member.asked_at;
+            if member.registered_at.is_some() && (member.taken || !member.leaving) {
+                self.deaths[member.pool] = Some((now, format!("worker {name} is gone: {reason}")));
+            }
             let event = match member.registered_at {
                 _ if member.leaving || platform => None,
                 Some(since) => Some(PoolEvent::Died { asked_at, lived: now.saturating_sub(since), message: reason.clone() }),
@@ -394,11 +404,22 @@ impl<P: Provider> Driver<P> {
         let _ = self.seen.send(Seen::Died { worker: name, cause: blame(cause), reason }).await;
     }
 
-    /// Why a pool has no more workers, in the platform's words where it has any.
-    fn note(&self, at: usize, plan: &PoolPlan) -> String {
+    /// Why a pool has no more workers, and what took the latest that it lost, in the platform's words where it has any.
+    fn note(&self, now: Micros, at: usize, plan: &PoolPlan) -> String {
         if let Some(problem) = &self.unreachable {
             return format!("the platform does not answer: {problem}");
         }
+        let why = self.why_not_more(at, plan);
+        match &self.deaths[at] {
+            Some((when, death)) if now.saturating_sub(*when) < DEATH_TOLD => match why.as_str() {
+                "" => death.clone(),
+                _ => format!("{why}; {death}"),
+            },
+            _ => why,
+        }
+    }
+
+    fn why_not_more(&self, at: usize, plan: &PoolPlan) -> String {
         let blocked = self.members.values().filter(|member| member.pool == at).filter_map(|member| member.blocked.as_ref());
         let words: Vec<&String> = blocked.map(|(_, words)| words).collect();
         match (words.first(), &plan.decision.limit) {
@@ -508,3 +529,7 @@ fn obstacle_of_waiting(reason: &str, class: ReasonClass) -> Option<Obstacle> {
         _ => (class == ReasonClass::Never).then_some(Obstacle::Config),
     }
 }
+
+#[cfg(test)]
+#[path = "scaled_tests.rs"]
+mod tests;

@@ -154,6 +154,8 @@ pub struct Reactor {
     /// When acknowledgements have to be sent that no frame has carried.
     acks_due: Option<Instant>,
     stopping: Option<(Instant, String)>,
+    /// It was told to stop while a run was not over, or waited for whoever fetches what came of it.
+    stopped_early: bool,
     idle_since: Option<Instant>,
     ended_sessions: Vec<SessionId>,
     pools: BTreeMap<String, SeenPool>,
@@ -205,6 +207,7 @@ impl Reactor {
             counters: Counters::default(),
             acks_due: None,
             stopping: None,
+            stopped_early: false,
             idle_since: Some(Instant::now()),
             ended_sessions: Vec::new(),
             pools: BTreeMap::new(),
@@ -224,8 +227,14 @@ impl Reactor {
         self.machine.step(now, input, &mut self.outbox);
     }
 
-    /// Runs until told to stop. Returns when every run is over and recorded, or the time for that has passed.
-    pub async fn run(mut self, mut inbound: mpsc::Receiver<Inbound>, mut surroundings: Surroundings, mut lifetime: Lifetime) {
+    /// Runs until told to stop. Returns when every run is over and recorded, or the time for that has passed: why it was told to stop, where
+    /// a run was not over then or not fetched.
+    pub async fn run(
+        mut self,
+        mut inbound: mpsc::Receiver<Inbound>,
+        mut surroundings: Surroundings,
+        mut lifetime: Lifetime,
+    ) -> Option<String> {
         let mut batch = Vec::with_capacity(INPUTS_PER_FLUSH_MAX);
         let mut snapshot_due = Instant::now();
         let mut seen_open = true;
@@ -279,6 +288,7 @@ impl Reactor {
             }
         }
         self.say_goodbye();
+        self.stopping.filter(|_| self.stopped_early).map(|(_, reason)| reason)
     }
 
     fn next_wakeup(&self, snapshot_due: Instant, lifetime: Lifetime) -> Instant {
@@ -298,15 +308,19 @@ impl Reactor {
         wake_at.max(snapshot_due.min(wake_at))
     }
 
+    /// A run is not over, or what came of it is not fetched.
+    fn is_wanted(&self) -> bool {
+        self.runs.values().any(|run| !run.complete || run.awaits_client(self.results_ttl))
+    }
+
     fn may_end(&self, lifetime: Lifetime) -> bool {
-        let live = self.runs.values().any(|run| !run.complete || run.awaits_client(self.results_ttl));
         if let Some((deadline, _)) = &self.stopping {
             let live = self.runs.values().any(|run| !run.complete);
             return !live || *deadline <= Instant::now();
         }
         // Without an idle time-to-live, a scheduler that has never had a run waits for one.
         lifetime.exit_when_done
-            && !live
+            && !self.is_wanted()
             && (self.counters.runs > 0 || !lifetime.idle_ttl.is_zero())
             && self.idle_since.is_some_and(|since| since + lifetime.idle_ttl <= Instant::now())
     }
@@ -316,6 +330,7 @@ impl Reactor {
             return;
         }
         tracing::info!(%reason, "stopping");
+        self.stopped_early = self.is_wanted();
         self.stopping = Some((Instant::now() + SHUTDOWN_WITHIN, reason));
         if cancel {
             let live: Vec<RunId> = self.runs.iter().filter(|(_, run)| run.end.is_none()).map(|(id, _)| *id).collect();

@@ -99,7 +99,7 @@ fn the_tutorials_manifest() {
 }
 
 /// A request by hand: the tests have no HTTP client.
-fn http(port: &str, path: &str) -> Option<String> {
+pub fn http(port: &str, path: &str) -> Option<String> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).ok()?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;

@@ -8,8 +8,10 @@
 mod alone;
 mod anywhere;
 mod functions;
+mod guide;
 mod lifecycle;
 mod lost;
+mod options;
 mod reasons;
 mod refused;
 mod scaling;

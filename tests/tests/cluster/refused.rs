@@ -92,3 +92,15 @@ fn two_runs_at_once() {
         assert_eq!(run.output(&table), "0\n1\n2\n3\n", "{}", run.name());
     }
 }
+
+/// What a patch makes of a pod is asked of the API before anything exists.
+#[test]
+fn a_patch_that_kubernetes_refuses() {
+    let Some(ground) = Ground::new("patch") else { return };
+    let spread = "{ maxSkew: 0, topologyKey: zone, whenUnsatisfiable: ScheduleAnyway }";
+    ground.manifest(&format!("pod_patch: {{ spec: {{ topologySpreadConstraints: [{spread}] }} }}"), ONE);
+    ground.run_to_end(&[]).expect(3).says(&["topologySpreadConstraints", "maxSkew", "nothing was created"]);
+    ground.manifest("pod_patch: { spec: { hostNetwork: true } }", ONE);
+    ground.run_to_end(&[]).expect(3).says(&["violates PodSecurity", "nothing was created"]);
+    ground.nothing_is_left();
+}
