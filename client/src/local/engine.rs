@@ -417,6 +417,7 @@ impl Engine {
             | Output::AttemptStarted { .. }
             | Output::LengthKnown { .. }
             | Output::DropObject { .. }
+            | Output::Fetch { .. }
             | Output::RunEnded { .. }
             | Output::WorkerChanged { .. } => {}
         }

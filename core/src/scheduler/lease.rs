@@ -73,7 +73,8 @@ impl Scheduler {
             dispatched: 0,
             shares: Vec::new(),
             taken: None,
-            objects: Default::default(),
+            held: Default::default(),
+            moves: Default::default(),
         };
         let deadline = worker.deadline;
         let slot = match self.free_workers.pop() {
@@ -158,7 +159,9 @@ impl Scheduler {
         if tell == Tell::No {
             self.heard(now, session, out);
         }
-        self.worker_mut(slot).draining = true;
+        if !std::mem::replace(&mut self.worker_mut(slot).draining, true) {
+            self.keeps_no_more(slot);
+        }
         if self.session_event(slot, SessionEvent::Drain, out) {
             if tell == Tell::Worker {
                 out.push(Output::DrainWorker { session });
@@ -237,8 +240,11 @@ impl Scheduler {
             state: worker.state,
             reason: reason.to_owned(),
         });
+        if !self.mutations.has(Mutation::KeepMove) {
+            self.moves_lost(worker.moves);
+        }
         if !self.mutations.has(Mutation::OverlookLoss) {
-            self.objects_lost(slot, worker.objects, loss, out);
+            self.objects_lost(slot, worker.held.tasks(), loss, out);
         }
     }
 

@@ -35,7 +35,7 @@ use crate::cgroup::Cgroups;
 use crate::connection::{Arrived, Target};
 use crate::container::Container;
 use crate::directory::Directory;
-use crate::function::{Brought, Functions, ObjectOptions, Objects, PreparedHost, architecture, libc};
+use crate::function::{Brought, Fetched, Functions, ObjectOptions, Objects, PreparedHost, architecture, libc};
 use crate::helpers::Helpers;
 use crate::job::{Ready, Settled};
 use crate::lane::{Lane, LaneEvent, Strangers};
@@ -77,6 +77,7 @@ enum Told {
     Written(Written),
     Host(u64, Box<Result<PreparedHost, String>>),
     Brought(CallId, u64, Brought),
+    Fetched(Box<Fetched>),
     Segment(u64, u32, Released),
 }
 

@@ -117,6 +117,50 @@ async fn objects_of_peers_are_fetched_once_and_kept() {
 }
 
 #[tokio::test]
+async fn what_another_worker_leaves_is_kept_until_it_is_dropped() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (store, server) = peer(&directory);
+    let mut fake = Fake::start().await;
+    let _worker = fake.ready(&["--object-memory", "8MiB"]).await;
+    fake.announce(&[("bytes", process("bytes"), plain()), ("all", length(input_source::Select::All(true)), plain())]);
+    announce_peer(&fake, 7, &server);
+    let id = |index| ObjectId { run: 1, group: 9, index, attempt: 2 };
+    let object = |index: u32| ObjectRef {
+        index,
+        attempt: 2,
+        group: 9,
+        size: 1 << 20,
+        holders: vec![7],
+        capability: capability(id(index)),
+        ..ObjectRef::default()
+    };
+    for index in 0..4 {
+        store.insert(id(index), Content::from_bytes(vec![1; 1 << 20].into()), Keep::Origin).expect("there is room");
+    }
+    // One of them is here already, because a call has read it.
+    assert_eq!(fake.run_reading(2, vec![object(0)]).await.number(), 1 << 20);
+    fake.data(scheduler_data::Body::Keep(KeepObjects { objects: (0..4).map(object).collect() }));
+    for index in 0..4 {
+        fake.until(|event| matches!(event, Event::Keeps { group: 9, index: at } if *at == index)).await;
+    }
+    // With nobody who has it, and without a right.
+    let nowhere = ObjectRef { holders: vec![8], ..object(4) };
+    let wrong = ObjectRef { capability: None, ..object(5) };
+    fake.data(scheduler_data::Body::Keep(KeepObjects { objects: vec![nowhere, wrong] }));
+    for index in [4, 5] {
+        fake.until(|event| matches!(event, Event::KeepsNot { group: 9, index: at } if *at == index)).await;
+    }
+    // The holder leaves, memory runs short, and all of it is still here.
+    drop(server);
+    for index in 0..24 {
+        assert!(matches!(fake.run_call(1, index, &(1u64 << 20).to_le_bytes()).await, Came::Kept(1_048_576)));
+    }
+    assert_eq!(fake.run_reading(2, (0..4).map(object).collect()).await.number(), 4 << 20);
+    fake.data(scheduler_data::Body::Keep(KeepObjects { objects: vec![object(6)] }));
+    fake.until(|event| matches!(event, Event::KeepsNot { group: 9, index: 6 })).await;
+}
+
+#[tokio::test]
 async fn results_that_do_not_fit_are_spilled_and_read_back() {
     let mut fake = Fake::start().await;
     let _worker = fake.ready(&["--object-memory", "8MiB"]).await;

@@ -1,5 +1,6 @@
 //! Who has to be to blame when a worker is lost, from what went in alone.
 
+use super::super::super::SHARES_MAX;
 use super::super::super::check::ensure;
 use super::Oracle;
 use crate::ids::{Handle, SessionId};
@@ -29,6 +30,11 @@ impl Oracle {
         self.losses.asked.insert(handle, memory_bytes);
     }
 
+    /// The session of this name.
+    pub(super) fn session_named(&self, name: &str) -> Option<SessionId> {
+        self.losses.names.get(name).copied()
+    }
+
     pub(super) fn before_loss(&mut self, input: &Input) {
         let losses = &mut self.losses;
         (losses.died, losses.unsaid) = (None, None);
@@ -38,7 +44,7 @@ impl Oracle {
                 losses.names.insert(worker.name.clone(), *session);
             }
             Input::MemoryShares { session, shares } => {
-                losses.shares.insert(*session, shares.iter().copied().collect());
+                losses.shares.insert(*session, shares.iter().copied().take(SHARES_MAX).collect());
             }
             Input::BeingTaken { worker, .. } => losses.taken.extend(losses.names.get(worker)),
             Input::Died { worker, cause, .. } => losses.died = losses.names.get(worker).map(|session| (*session, *cause)),
