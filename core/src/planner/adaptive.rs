@@ -27,7 +27,7 @@ pub struct ScalePlan {
 pub struct PoolPlan {
     /// How many workers to create. From now on they are in the snapshot, starting, until they are reported as failed.
     pub create: u32,
-    /// Workers that start, to be given up. One that has registered meanwhile is to be drained if it is idle, else left alone.
+    /// Workers that start, to be given up. One that has registered meanwhile is to finish what it has.
     pub cancel: Vec<WorkerKey>,
     /// Idle workers to drain and then to remove. One that is busy by now is to be left alone.
     pub drain: Vec<Drain>,

@@ -241,16 +241,18 @@ impl<P: Provider> Driver<P> {
         if self.unreachable.is_some() {
             return;
         }
-        let mut deletes = Vec::new();
+        let mut given_up = Vec::new();
         for key in plan.cancel {
             let Some(member) = self.members.get_mut(&key) else { continue };
-            if let Some((name, uid)) = member.named.clone() {
+            if let Some((name, _)) = member.named.clone() {
                 member.leaving = true;
-                deletes.push(Operation::Delete { name, uid });
+                // Until the platform gets to it, which may take a while when its API does not answer, it may have registered and have
+                // something to finish and to hand over. One that has nothing goes at once.
+                given_up.push(Operation::Drain { name });
             }
         }
-        if !deletes.is_empty() {
-            self.apply(now, deletes).await;
+        if !given_up.is_empty() {
+            self.apply(now, given_up).await;
         }
         let (emptied, released): (Vec<Drain>, Vec<Drain>) = plan.drain.into_iter().partition(|drain| drain.move_first);
         for drain in released {

@@ -52,6 +52,10 @@ impl Peers {
         self.by_session.get(&session)
     }
 
+    /// Whether some worker answers its peers at this address now.
+    pub(super) fn serves(&self, address: &str) -> bool {
+        self.by_session.values().any(|peer| peer.address == address)
+    }
 }
 
 impl Reactor {

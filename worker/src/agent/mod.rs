@@ -360,6 +360,7 @@ impl Agent {
         }
         if self.sweep_due <= now {
             self.sweep_due = now + SWEEP_EVERY;
+            self.fade(now);
             self.agent_memory = own_memory();
             let mut events = std::mem::take(&mut self.lane_events);
             self.lane.sweep(&mut events);
@@ -432,7 +433,7 @@ impl Agent {
     fn begin_anew(&mut self) {
         self.step(Input::Void);
         self.functions(|functions, cx| functions.void(cx));
-        self.void_held();
+        self.void_held(Instant::now());
         self.catalog.clear();
         self.batch.clear();
     }
