@@ -40,6 +40,8 @@ impl Scheduler {
             out.push(Output::CloseSession { session, reason });
             return;
         }
+        // A worker that only has a new session is taken away as before.
+        let taken = self.ended.find_name(&spec.name).and_then(|before| before.taken.clone());
         let serves_all = spec.components.iter().any(|component| component == "*");
         let mut components: Vec<u32> = spec.components.iter().map(|component| self.components.acquire(component)).collect();
         components.sort_unstable();
@@ -72,7 +74,7 @@ impl Scheduler {
             filled,
             dispatched: 0,
             shares: Vec::new(),
-            taken: None,
+            taken,
             held: Default::default(),
             moves: Default::default(),
         };
@@ -195,6 +197,7 @@ impl Scheduler {
                 }
             }
         }
+        self.ended.is_dead(name);
     }
 
     /// A session is over for the scheduler. What had not started is not charged, what executed as `end_executing` says; all of it goes
@@ -239,6 +242,7 @@ impl Scheduler {
             pool: worker.pool,
             state: worker.state,
             reason: reason.to_owned(),
+            taken: worker.taken,
         });
         if !self.mutations.has(Mutation::KeepMove) {
             self.moves_lost(worker.moves);

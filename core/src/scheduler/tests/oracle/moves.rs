@@ -20,6 +20,9 @@ impl Oracle {
             Input::Drain { session } | Input::Draining { session } => {
                 self.moves.leaving.insert(*session);
             }
+            Input::Join { session, .. } if self.is_taken(*session) => {
+                self.moves.leaving.insert(*session);
+            }
             Input::Events { session, events } => {
                 let gives_back =
                     |event: &WorkerEvent| matches!(&event.kind, EventKind::Finished(end) if end.class == OutcomeClass::Preempted);
