@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use scalable_proto::v1::*;
 use scalable_store::{
-    BlobDirectory, Content, Digest, Keep, ObjectId, ObjectKey, PeerServer, ServerOptions, Store, StoreOptions, now_ms,
+    BlobDirectory, Content, Digest, Fetcher, FetcherOptions, FileRequest, Holder, Keep, ObjectId, ObjectKey, PeerServer,
+    SegmentPool, ServerOptions, Store, StoreOptions, now_ms,
 };
 
 use crate::fake::*;
@@ -174,6 +175,37 @@ async fn results_that_do_not_fit_are_spilled_and_read_back() {
         let object = ObjectRef { index, attempt: 1, size: 1 << 20, group: 1, ..ObjectRef::default() };
         assert_eq!(fake.run_reading(2, vec![object]).await.number(), 1 << 20);
     }
+}
+
+#[tokio::test]
+async fn what_a_session_has_left_uncopied_can_be_had_for_a_while() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let fetcher = Fetcher::start(FetcherOptions::new(SegmentPool::new(0))).expect("threads");
+    let mut fake = Fake::start().await;
+    let _worker = fake.ready(&[]).await;
+    let Event::Hello(hello) = fake.until(|event| matches!(event, Event::Hello(_))).await else { unreachable!("asked for") };
+    let groups = [("say", shell("echo said $SCALABLE_INDEX"), plain())];
+    // The run's directory has no such mark: the worker does not see it.
+    let elsewhere = AnnounceRun { mark: b"elsewhere".as_slice().into(), ..fake.run_announcement(&groups) };
+    fake.announce_run(elsewhere.clone(), &groups);
+    let report = fake.execute(1, 0).await;
+    let fetch = async |name: &str| {
+        let digest = Digest::from_slice(&report.logs[0].digest).expect("32 bytes");
+        let key = ObjectKey::from_slice(&OBJECT_KEY).expect("32 bytes");
+        let holders = vec![Holder { address: hello.peer_address.clone(), host: String::new() }];
+        let capability = key.grant(digest.into(), now_ms() + 60_000);
+        let part = directory.path().join(name);
+        fetcher.fetch_file(FileRequest { digest, size: 7, holders, capability, part: part.clone() }).await.map(|()| part)
+    };
+    fake.break_connections(true);
+    fake.attached().await;
+    // What follows is done by the threads that would have removed it before.
+    fake.announce_run(elsewhere, &groups);
+    for index in 1..10 {
+        assert_eq!(fake.execute(1, index).await.class(), OutcomeClass::Succeeded);
+    }
+    let part = fetch("log").await.expect("it is still there");
+    assert_eq!(std::fs::read_to_string(part).expect("text"), "said 0\n");
 }
 
 #[tokio::test]
