@@ -190,8 +190,28 @@ pub enum Input {
         /// From here on.
         paused: bool,
     },
-    /// The worker has fetched a task's object and holds a copy of it too.
+    /// The worker has fetched a task's object for what it executes and holds a copy of it too, for the time being.
     ObjectCopied {
+        /// Whose.
+        session: SessionId,
+        /// The task whose result it is.
+        task: TaskRef,
+    },
+    /// These workers are to be emptied, in the order in which they are to leave: others fetch what nobody else keeps, see
+    /// [`Output::Fetch`]. To be said again, at least each second, as long as that is wanted.
+    MoveObjects {
+        /// Whose; sessions that are over are passed over.
+        sessions: Vec<SessionId>,
+    },
+    /// The worker keeps a task's object, as it was asked to: it does not drop it before it is told to.
+    ObjectKept {
+        /// Whose.
+        session: SessionId,
+        /// The task whose result it is.
+        task: TaskRef,
+    },
+    /// The worker could not get a task's object that it was asked to keep.
+    ObjectNotKept {
         /// Whose.
         session: SessionId,
         /// The task whose result it is.
@@ -541,6 +561,16 @@ pub enum Output {
         run: RunId,
         /// The group.
         group: GroupId,
+    },
+    /// The worker is to fetch a task's object from those who hold it and to keep it, because one of them is to leave. Answered by
+    /// [`Input::ObjectKept`] or [`Input::ObjectNotKept`].
+    Fetch {
+        /// Who.
+        session: SessionId,
+        /// The task whose result it is.
+        task: TaskRef,
+        /// The attempt whose result it is.
+        attempt: u32,
     },
     /// The worker may drop its copy of a task's result.
     DropObject {

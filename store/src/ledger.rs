@@ -206,6 +206,17 @@ impl<P> Ledger<P> {
         }
     }
 
+    /// Others may not have it any more: what would have been dropped is spilled from here on.
+    pub(crate) fn keep(&mut self, slot: Slot) {
+        let Some(entry) = self.entries.get_mut(&slot) else { return };
+        if entry.kind == Kind::Replica {
+            entry.kind = Kind::Origin;
+            if self.replicas.remove(&entry.tick).is_some() {
+                self.origins.insert(entry.tick, slot);
+            }
+        }
+    }
+
     /// One user less. Returns what was kept for it when it was removed meanwhile.
     pub(crate) fn unpin(&mut self, slot: Slot) -> Option<P> {
         let entry = self.entries.get_mut(&slot)?;

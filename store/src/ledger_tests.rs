@@ -17,6 +17,7 @@ enum Step {
     Pin(u32),
     Unpin(usize),
     Remove(u32),
+    Keep(u32),
     Victim { disk: bool },
     SpillEnds { at: usize, well: bool },
     Load(u32),
@@ -29,6 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..16u32).prop_map(Step::Pin),
         5 => any::<usize>().prop_map(Step::Unpin),
         2 => (0..16u32).prop_map(Step::Remove),
+        1 => (0..16u32).prop_map(Step::Keep),
         3 => any::<bool>().prop_map(|some| Step::Victim { disk: some }),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(at, well)| Step::SpillEnds { at, well }),
         2 => (0..16u32).prop_map(Step::Load),
@@ -154,6 +156,11 @@ proptest! {
                 Step::Remove(n) => {
                     returned.extend(ledger.remove(key(n)));
                     if let Some(entry) = model.named(n) { entry.named = false; }
+                }
+                Step::Keep(n) => {
+                    let Some(entry) = model.named(n) else { continue };
+                    if entry.kind == Kind::Replica { entry.kind = Kind::Origin; }
+                    ledger.keep(entry.slot);
                 }
                 Step::Victim { disk } => {
                     let expected = model.victim(disk);

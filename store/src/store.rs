@@ -330,6 +330,14 @@ impl Store {
         }
     }
 
+    /// Has an object kept that may be a copy of somebody else's: it counts as the only one from here on. False when it is not here.
+    pub fn keep(&self, key: impl Into<Key>) -> bool {
+        let mut state = self.0.shared.lock();
+        let Some(slot) = state.ledger.find(key.into()) else { return false };
+        state.ledger.keep(slot);
+        true
+    }
+
     /// Forgets an object. Who uses it can finish; its file is unlinked by the store's thread or with its last use.
     /// Returns whether it was there.
     pub fn drop_object(&self, key: impl Into<Key>) -> bool {

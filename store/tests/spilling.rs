@@ -76,6 +76,22 @@ fn replicas_are_forgotten_instead() {
 }
 
 #[test]
+fn replicas_that_are_to_be_kept_are_spilled_like_what_was_made_here() {
+    let world = World::new();
+    let store = world.store("s", 10 * MIB);
+    for index in 0..2 {
+        let content = store.pool().take(MIB as usize).unwrap().freeze();
+        drop(store.insert(id(index), content, Keep::Replica).unwrap());
+    }
+    assert!(store.keep(id(1)) && !store.keep(id(9)));
+    for index in 2..8 {
+        put(&store, index, MIB);
+    }
+    eventually("no more than is allowed", || store.usage().memory_bytes <= 6 * MIB && on_disk(&store, 1));
+    assert!(matches!(store.get(id(0)), Lookup::Gone));
+}
+
+#[test]
 fn a_full_disk_pauses_and_loses_nothing() {
     let world = World::new();
     let options = StoreOptions { disk_bytes_max: 3 * MIB, ..StoreOptions::new(world.root.path().join("s"), 10 * MIB) };

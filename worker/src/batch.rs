@@ -100,18 +100,37 @@ impl Batch {
         batch.batch.wall_us.push(wall_us);
     }
 
-    /// An object of another worker was fetched and a copy is kept here.
+    /// An object of another worker was fetched and a copy is here for the time being.
     pub fn copied(&mut self, group: u32, index: u32) {
+        let batch = self.pair();
+        batch.copied_group.push(group);
+        batch.copied_index.push(index);
+    }
+
+    /// An object is kept here, as the scheduler wanted it.
+    pub fn kept(&mut self, group: u32, index: u32) {
+        let batch = self.pair();
+        batch.kept_group.push(group);
+        batch.kept_index.push(index);
+    }
+
+    /// An object that was to be kept here could not be had.
+    pub fn not_kept(&mut self, group: u32, index: u32) {
+        let batch = self.pair();
+        batch.not_kept_group.push(group);
+        batch.not_kept_index.push(index);
+    }
+
+    /// Where two more numbers go.
+    fn pair(&mut self) -> &mut WorkerBatch {
         let full = |one: &Growing| one.size + 10 > BYTES_MAX;
         if self.batches.back().is_none_or(full) {
             self.batches.push_back(Growing::default());
         }
-        if let Some(one) = self.batches.back_mut() {
-            one.size += 10;
-            self.bytes += 10;
-            one.batch.copied_group.push(group);
-            one.batch.copied_index.push(index);
-        }
+        let Some(one) = self.batches.back_mut() else { unreachable!("one was just pushed") };
+        one.size += 10;
+        self.bytes += 10;
+        &mut one.batch
     }
 
     /// It is over.

@@ -1,8 +1,9 @@
 //! `scalable submit -- COMMAND`: one task for a scheduler that runs already.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::path::Path;
 
 use jiff::Timestamp;
 use scalable_proto::v1;
@@ -15,7 +16,7 @@ use crate::connect::{self, Place, block_on};
 use crate::drive::{End, Watched, drive};
 use crate::exit::{CommandResult, Failure, code};
 use crate::interrupt::Signals;
-use crate::records::{GroupRecord, RunRecord, SCHEMA_VERSION};
+use crate::records::{self, GroupRecord, RunRecord, SCHEMA_VERSION, TaskRecord};
 use crate::runs::{self, RunDirectory};
 use crate::ui::harmless;
 
@@ -60,19 +61,24 @@ pub fn run(context: &Context, args: &SubmitArgs) -> CommandResult {
     }
 }
 
-/// What the last attempt has written, to the streams it was written to.
+/// What the attempt that counts has written, to the streams it was written to: the one that succeeded, else the last that wrote anything.
+/// Its number may be any: an attempt whose worker left or was lost is no retry.
 fn show_streams(directory: &RunDirectory, args: &SubmitArgs) -> Result<(), Failure> {
-    for attempt in (1..=args.retries.saturating_add(1)).rev() {
-        let open = |stream: &str| File::open(directory.file("logs").join(&args.name).join(format!("0.{attempt}.{stream}"))).ok();
-        let (stdout, stderr) = (open("stdout"), open("stderr"));
-        if stdout.is_none() && stderr.is_none() {
-            continue;
-        }
-        copy_to(stdout, io::stdout().lock(), io::stdout().is_terminal())?;
-        copy_to(stderr, io::stderr().lock(), io::stderr().is_terminal())?;
-        break;
-    }
-    Ok(())
+    let logs = directory.file("logs").join(&args.name);
+    let Some(attempt) = attempt_that_succeeded(directory).or_else(|| last_attempt_with_logs(&logs)) else { return Ok(()) };
+    let open = |stream: &str| File::open(logs.join(format!("0.{attempt}.{stream}"))).ok();
+    copy_to(open("stdout"), io::stdout().lock(), io::stdout().is_terminal())?;
+    copy_to(open("stderr"), io::stderr().lock(), io::stderr().is_terminal())
+}
+
+fn attempt_that_succeeded(directory: &RunDirectory) -> Option<u32> {
+    let mut tasks = records::read_lines::<TaskRecord>(&directory.file("tasks.jsonl")).ok()?;
+    tasks.find(|task| task.state == "succeeded").map(|task| task.attempt)
+}
+
+fn last_attempt_with_logs(logs: &Path) -> Option<u32> {
+    let names = fs::read_dir(logs).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter_map(|name| name.strip_prefix("0.")?.split_once('.')?.0.parse().ok()).max()
 }
 
 fn copy_to(from: Option<File>, mut to: impl Write, terminal: bool) -> Result<(), Failure> {

@@ -428,6 +428,7 @@ impl Engine {
             | Output::AttemptStarted { .. }
             | Output::LengthKnown { .. }
             | Output::DropObject { .. }
+            | Output::Fetch { .. }
             | Output::RunEnded { .. }
             | Output::WorkerChanged { .. } => {}
         }

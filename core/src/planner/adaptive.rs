@@ -27,7 +27,7 @@ pub struct ScalePlan {
 pub struct PoolPlan {
     /// How many workers to create. From now on they are in the snapshot, starting, until they are reported as failed.
     pub create: u32,
-    /// Workers that start, to be given up. One that has registered meanwhile is to be drained if it is idle, else left alone.
+    /// Workers that start, to be given up. One that has registered meanwhile is to finish what it has.
     pub cancel: Vec<WorkerKey>,
     /// Idle workers to drain and then to remove. One that is busy by now is to be left alone.
     pub drain: Vec<Drain>,
@@ -72,6 +72,8 @@ struct State {
     ceiling_at: Option<Micros>,
     /// Latest decision in the log.
     logged: Option<Limit>,
+    /// How many workers were being emptied at the latest plan.
+    moving: u32,
 }
 
 /// A pool while the plan is made.
@@ -131,7 +133,8 @@ impl Planner {
             }
             let decision = draft.decision(now);
             let state = self.pools.entry(draft.pool.name.clone()).or_default();
-            if decision.acts() || !same_kind(&decision.limit, &state.logged) {
+            let moving = std::mem::replace(&mut state.moving, decision.moving);
+            if decision.acts() || decision.moving != moving || !same_kind(&decision.limit, &state.logged) {
                 state.logged.clone_from(&decision.limit);
                 self.log.push(decision.clone());
             }
@@ -246,6 +249,7 @@ impl Draft<'_> {
 
     fn decision(&self, now: Micros) -> Decision {
         let balance = &self.balance;
+        let moving = self.drain.iter().filter(|at| self.moves_first(**at)).count() as u32;
         let worker_ms = |parts: u128| u64::try_from(parts / u128::from(WHOLE) / 1000).unwrap_or(u64::MAX);
         let mut decision = Decision {
             at: now,
@@ -253,7 +257,8 @@ impl Draft<'_> {
             reason: String::new(),
             create: self.create,
             cancel: self.cancel.len() as u32,
-            drain: self.drain.len() as u32,
+            drain: self.drain.len() as u32 - moving,
+            moving,
             give_way: self.give_way.len() as u32,
             limit: self.limit.clone(),
             figures: Figures {
@@ -279,9 +284,8 @@ impl Draft<'_> {
     fn finish(self, decision: Decision) -> PoolPlan {
         let key = |at: &usize| self.pool.workers[*at].key;
         let drain = self.drain.iter().map(|&at| {
-            let worker = &self.pool.workers[at];
-            let move_first = matches!(&worker.phase, Phase::Ready { only_bytes, .. } if *only_bytes > 0);
-            Drain { worker: worker.key, move_first }
+            let worker = self.pool.workers[at].key;
+            Drain { worker, move_first: self.moves_first(at) }
         });
         PoolPlan {
             create: self.create,
@@ -290,6 +294,11 @@ impl Draft<'_> {
             give_way: self.give_way.iter().map(key).collect(),
             decision,
         }
+    }
+
+    /// A worker holds what nobody else keeps.
+    fn moves_first(&self, at: usize) -> bool {
+        matches!(&self.pool.workers[at].phase, Phase::Ready { only_bytes, .. } if *only_bytes > 0)
     }
 
     /// How many workers are left after what was chosen so far.

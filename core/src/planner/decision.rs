@@ -79,6 +79,8 @@ pub struct Decision {
     pub cancel: u32,
     /// Idle workers let go.
     pub drain: u32,
+    /// Idle workers that are to go when what only they hold is elsewhere.
+    pub moving: u32,
     /// Busy workers that leave when they are done, for another pool's sake.
     pub give_way: u32,
     /// What keeps the pool from having what it wants.
@@ -88,7 +90,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Whether it does anything.
+    /// Whether it does anything. Workers that are being emptied stay.
     pub fn acts(&self) -> bool {
         self.create + self.cancel + self.drain + self.give_way > 0
     }
@@ -121,6 +123,13 @@ pub(super) fn reason(decision: &Decision, low: u32) -> String {
         }
     };
     let staying = ready + starting;
+    let lately = || {
+        if staying > want_recently {
+            format!("no more than {want_recently} were wanted lately")
+        } else {
+            "another pool has less than its share".to_owned()
+        }
+    };
     let mut parts = Vec::new();
     if decision.create > 0 {
         let why = if staying < low { format!("its minimum is {low} and it has {staying}") } else { balance() };
@@ -140,14 +149,16 @@ pub(super) fn reason(decision: &Decision, low: u32) -> String {
                 format!("gives up {cancel} of {starting} starting workers and lets {drain} of {idle} idle ones go")
             }
         };
-        let why = if staying > want_recently {
-            format!("no more than {want_recently} were wanted lately")
-        } else if blocked > 0 && decision.cancel > 0 {
+        let why = if staying <= want_recently && blocked > 0 && decision.cancel > 0 {
             format!("{blocked} have waited too long{}", limited())
         } else {
-            "another pool has less than its share".to_owned()
+            lately()
         };
         parts.push(format!("{what}: {why}"));
+    }
+    if decision.moving > 0 {
+        let moving = decision.moving;
+        parts.push(format!("keeps {moving} of {idle} idle workers until what only they hold is elsewhere: {}", lately()));
     }
     if !parts.is_empty() {
         return parts.join("; ");

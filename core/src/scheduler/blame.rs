@@ -25,6 +25,7 @@ impl Scheduler {
     pub(super) fn being_taken(&mut self, name: &str, reason: String) {
         if let Some(&slot) = self.worker_names.get(name) {
             self.worker_mut(slot).taken.get_or_insert(reason);
+            self.keeps_no_more(slot);
         }
     }
 

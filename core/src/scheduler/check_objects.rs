@@ -140,9 +140,15 @@ impl Scheduler {
                         let mut seen = BTreeSet::new();
                         for holder in &object.holders {
                             let worker = self.workers.get(*holder as usize).and_then(Option::as_ref);
-                            if !worker.is_some_and(|worker| worker.objects.contains(&task)) || !seen.insert(*holder) {
+                            if !worker.is_some_and(|worker| worker.held.contains(&task)) || !seen.insert(*holder) {
                                 return what(index, "a holder does not live, does not know, or is named twice");
                             }
+                        }
+                        if usize::from(object.kept) > object.holders.len() {
+                            return what(index, "more keep its result than hold it");
+                        }
+                        if object.keepers().iter().any(|holder| self.worker(*holder).leaves()) {
+                            return what(index, "its result is counted on where it is about to go");
                         }
                     }
                 }
@@ -150,15 +156,21 @@ impl Scheduler {
         }
         let objects: usize = self.groups.values().map(|group| group.objects.len()).sum();
         ensure!(objects == self.objects as usize, "groups have {objects} results and {} are counted", self.objects);
-        for worker in self.workers.iter().flatten() {
-            for task in &worker.objects {
-                let object = self.groups.get(&task.group).and_then(|group| group.objects.get(&task.index));
-                let known = object
-                    .is_some_and(|object| object.holders.iter().any(|holder| self.worker(*holder).session == worker.session));
-                ensure!(known, "worker '{}' holds {}[{}] and nobody knows", worker.name, task.group.0, task.index);
+        for (slot, worker) in (0u32..).zip(&self.workers) {
+            let Some(worker) = worker else { continue };
+            let mut alone_bytes = 0;
+            for task in worker.held.tasks() {
+                let at = |what: &str| format!("worker '{}' holds {}[{}] and {what}", worker.name, task.group.0, task.index);
+                let object = self.object(task).filter(|object| object.holders.contains(&slot));
+                let Some(object) = object else { return Err(at("nobody knows")) };
+                let alone = object.keepers().iter().all(|keeper| *keeper == slot);
+                ensure!(alone == worker.held.alone().contains(&task), "{}", at(&format!("is alone with it: {alone}")));
+                alone_bytes += if alone { object.weight() } else { 0 };
             }
+            let says = worker.held.alone_bytes();
+            ensure!(alone_bytes == says, "worker '{}' holds {alone_bytes} B alone and says {says}", worker.name);
         }
-        Ok(())
+        self.check_moves()
     }
 
     /// What elements of a group read, and would have to read again.

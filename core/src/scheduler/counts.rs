@@ -56,11 +56,23 @@ pub enum Happening {
     GroupForgotten,
     /// A worker has no room for results.
     WorkerFull,
+    /// A worker was asked to keep what another one leaves.
+    MoveBegun,
+    /// A worker keeps a result that it did not make.
+    Kept,
+    /// One could not get what it was asked to keep.
+    MoveFailed,
+    /// One did not answer in time.
+    MoveLate,
+    /// A result is not on its way any more, for whatever reason.
+    MoveOver,
+    /// Nobody could be asked.
+    MoveNowhere,
 }
 
 impl Happening {
     /// All of them, in order.
-    pub const ALL: [Happening; 24] = {
+    pub const ALL: [Happening; 30] = {
         use Happening::*;
         [
             Appended,
@@ -87,6 +99,12 @@ impl Happening {
             Paused,
             GroupForgotten,
             WorkerFull,
+            MoveBegun,
+            Kept,
+            MoveFailed,
+            MoveLate,
+            MoveOver,
+            MoveNowhere,
         ]
     };
 }

@@ -12,6 +12,8 @@ pub(super) struct Ended {
     pub(super) pool: String,
     pub(super) state: WorkerState,
     pub(super) reason: String,
+    /// The platform was taking its worker away, and nobody has said since that it is dead: whoever comes under its name is taken too.
+    pub(super) taken: Option<String>,
 }
 
 /// The latest ends, bounded.
@@ -35,6 +37,11 @@ impl EndedSessions {
 
     pub(super) fn find(&self, session: SessionId) -> Option<&Ended> {
         self.latest.iter().rev().find(|ended| ended.session == session)
+    }
+
+    /// The worker of this name is dead: who comes under that name is another one.
+    pub(super) fn is_dead(&mut self, name: &str) {
+        self.latest.iter_mut().filter(|ended| ended.name == name).for_each(|ended| ended.taken = None);
     }
 
     /// The latest of this name.

@@ -42,7 +42,7 @@ impl Scheduler {
                 let slot = *group.dispatched.get(&task.index)?;
                 self.explain_dispatched(slot, now)
             }
-            TaskState::Succeeded => self.explain_succeeded(group, task.index),
+            TaskState::Succeeded => self.explain_succeeded(group, task),
             TaskState::Failed => self.explain_failed(group, task.index),
             TaskState::Skipped => self.explain_skipped(group, task.index),
             TaskState::Cancelled => self.explain_cancelled(group, run, task.index),
@@ -133,9 +133,9 @@ impl Scheduler {
     }
 
     /// What is to be said of a committed result.
-    fn explain_succeeded(&self, group: &Group, index: u32) -> String {
-        let mut sentence = format!("attempt {} succeeded and its result is committed", group.attempts(index));
-        let Some(object) = group.objects.get(&index) else { return sentence };
+    fn explain_succeeded(&self, group: &Group, task: TaskRef) -> String {
+        let mut sentence = format!("attempt {} succeeded and its result is committed", group.attempts(task.index));
+        let Some(object) = group.objects.get(&task.index) else { return sentence };
         let size = bytes(object.size);
         match &object.holders[..] {
             [] => {
@@ -144,8 +144,14 @@ impl Scheduler {
             [only] => {
                 let worker = self.worker(*only);
                 let _ = write!(sentence, "; its {size} are on worker '{}' only", worker.name);
-                if worker.state == WorkerState::Draining {
-                    sentence.push_str(", which is draining: if they are still needed when it has gone they are made again");
+                match self.moves_to(task) {
+                    Some(to) => {
+                        let _ = write!(sentence, ", which is to leave: they are on their way to worker '{to}'");
+                    }
+                    None if worker.state == WorkerState::Draining => {
+                        sentence.push_str(", which is draining: if they are still needed when it has gone they are made again");
+                    }
+                    None => {}
                 }
             }
             holders => {

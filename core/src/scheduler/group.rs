@@ -4,6 +4,7 @@ use super::depend::Upstream;
 use super::edges::Cells;
 use super::interval_set::IntervalSet;
 use super::ready::ClassKey;
+use super::rows::NIL;
 use super::views::Forgotten;
 use crate::ids::{GroupId, Micros, RunId, SessionId, ShapeId, TaskRef};
 use crate::messages::{OutcomeClass, RunEnd};
@@ -152,14 +153,28 @@ pub(super) struct Group {
 }
 
 /// The result of a task on the workers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Object {
     /// Bytes.
     pub(super) size: u64,
-    /// Slots of the workers that have it, oldest first. None: it was dropped, or lost.
+    /// Slots of the workers that have it, first those that keep it, each kind in the order in which they came. None: it was dropped,
+    /// or lost.
     pub(super) holders: SmallVec<[u32; 2]>,
-    /// How often the last holder was lost.
-    pub(super) losses: u32,
+    /// How many of them keep it.
+    pub(super) kept: u16,
+    /// How often the last holder was lost, as far as anybody counts.
+    pub(super) losses: u16,
+    /// Slot of the worker that fetches it because another one is to leave, or [`NIL`].
+    pub(super) coming_to: u32,
+}
+
+// There may be one for every task of a run.
+const _: () = assert!(size_of::<Object>() == 40);
+
+impl Default for Object {
+    fn default() -> Self {
+        Object { size: 0, holders: SmallVec::new(), kept: 0, losses: 0, coming_to: NIL }
+    }
 }
 
 /// How an open group ended without ever having an element, or that it was never taken.

@@ -40,6 +40,8 @@ impl Scheduler {
             out.push(Output::CloseSession { session, reason });
             return;
         }
+        // A worker that only has a new session is taken away as before.
+        let taken = self.ended.find_name(&spec.name).and_then(|before| before.taken.clone());
         let serves_all = spec.components.iter().any(|component| component == "*");
         let mut components: Vec<u32> = spec.components.iter().map(|component| self.components.acquire(component)).collect();
         components.sort_unstable();
@@ -72,8 +74,9 @@ impl Scheduler {
             filled,
             dispatched: 0,
             shares: Vec::new(),
-            taken: None,
-            objects: Default::default(),
+            taken,
+            held: Default::default(),
+            moves: Default::default(),
         };
         let deadline = worker.deadline;
         let slot = match self.free_workers.pop() {
@@ -158,7 +161,9 @@ impl Scheduler {
         if tell == Tell::No {
             self.heard(now, session, out);
         }
-        self.worker_mut(slot).draining = true;
+        if !std::mem::replace(&mut self.worker_mut(slot).draining, true) {
+            self.keeps_no_more(slot);
+        }
         if self.session_event(slot, SessionEvent::Drain, out) {
             if tell == Tell::Worker {
                 out.push(Output::DrainWorker { session });
@@ -192,6 +197,7 @@ impl Scheduler {
                 }
             }
         }
+        self.ended.is_dead(name);
     }
 
     /// A session is over for the scheduler. What had not started is not charged, what executed as `end_executing` says; all of it goes
@@ -236,9 +242,13 @@ impl Scheduler {
             pool: worker.pool,
             state: worker.state,
             reason: reason.to_owned(),
+            taken: worker.taken,
         });
+        if !self.mutations.has(Mutation::KeepMove) {
+            self.moves_lost(worker.moves);
+        }
         if !self.mutations.has(Mutation::OverlookLoss) {
-            self.objects_lost(slot, worker.objects, loss, out);
+            self.objects_lost(slot, worker.held.tasks(), loss, out);
         }
     }
 

@@ -32,9 +32,11 @@ mod events;
 mod explain;
 mod forget;
 mod group;
+mod holders;
 mod interner;
 pub mod interval_set;
 mod lease;
+mod moves;
 pub mod mutation;
 mod near;
 mod objects;
@@ -70,6 +72,7 @@ use depend::Settled;
 use edges::EdgeRows;
 use ended::EndedSessions;
 use group::{Group, Run};
+use holders::Copy;
 use interner::Interner;
 use lease::Tell;
 use mutation::Mutations;
@@ -116,6 +119,8 @@ pub struct Config {
     pub restores_max: u32,
     /// A task runs alone once this many workers have died executing it.
     pub suspicion_alone: u32,
+    /// A worker that was asked to keep a result of one that is to leave has this long to say so. Then another one is asked.
+    pub move_within: Micros,
 }
 
 impl Config {
@@ -139,6 +144,7 @@ impl Config {
             bandwidth: 1 << 30,
             restores_max: 8,
             suspicion_alone: 2,
+            move_within: 120 * SECOND,
         }
     }
 }
@@ -317,7 +323,16 @@ impl Scheduler {
             Input::Release { group, first, count } => self.let_go(group, first, count),
             Input::Pause { run, paused } => self.pause(run, paused),
             Input::ObjectCopied { session, task } => match self.heard(now, session, out) {
-                Some(worker) => self.object_copied(worker, task, out),
+                Some(worker) => self.object_copied(worker, task, Copy::Spare, out),
+                None => self.counts.fenced += 1,
+            },
+            Input::MoveObjects { sessions } => self.move_objects(now, &sessions, out),
+            Input::ObjectKept { session, task } => match self.heard(now, session, out) {
+                Some(worker) => self.object_kept(now, worker, task, out),
+                None => self.counts.fenced += 1,
+            },
+            Input::ObjectNotKept { session, task } => match self.heard(now, session, out) {
+                Some(worker) => self.object_not_kept(now, worker, task),
                 None => self.counts.fenced += 1,
             },
             Input::ObjectMissing { session, task } => {

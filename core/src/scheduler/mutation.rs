@@ -46,12 +46,16 @@ pub enum Mutation {
     BlameNeighbour,
     /// A group that is over is forgotten though the client may want its results.
     ForgetEarly,
+    /// A worker that is on its way out is asked to keep what another one leaves.
+    MoveToLeaver,
+    /// A result stays on its way though it is gone, or the worker to which it was to go.
+    KeepMove,
 }
 
 impl Mutation {
     /// All of them.
     #[cfg(any(test, feature = "mutations"))]
-    pub const ALL: [Mutation; 21] = [
+    pub const ALL: [Mutation; 23] = [
         Mutation::DropAttemptFence,
         Mutation::ForgetRelease,
         Mutation::ChargeNeighbour,
@@ -73,6 +77,8 @@ impl Mutation {
         Mutation::RestoreTwice,
         Mutation::BlameNeighbour,
         Mutation::ForgetEarly,
+        Mutation::MoveToLeaver,
+        Mutation::KeepMove,
     ];
 }
 

@@ -10,6 +10,7 @@ use super::Scheduler;
 use super::counts::Happening;
 use super::depend::{End, Settled, UpstreamKind};
 use super::group::{Group, Object};
+use super::holders::Copy;
 use super::interval_set::IntervalSet;
 use super::mutation::Mutation;
 use super::rows::NIL;
@@ -38,17 +39,16 @@ impl Scheduler {
     }
 
     /// A worker has a copy of a result.
-    pub(super) fn object_copied(&mut self, worker: u32, task: TaskRef, out: &mut Outbox) {
+    pub(super) fn object_copied(&mut self, worker: u32, task: TaskRef, copy: Copy, out: &mut Outbox) {
         let session = self.worker(worker).session;
         let needed = self.result_is_needed(task);
-        let known = self.groups.get_mut(&task.group).filter(|group| group.succeeded.contains(task.index));
-        match known.and_then(|group| group.objects.get_mut(&task.index)) {
-            Some(object) if object.holders.contains(&worker) => {}
+        let known = self.groups.get(&task.group).filter(|group| group.succeeded.contains(task.index));
+        match known.and_then(|group| group.objects.get(&task.index)) {
+            Some(object) if copy == Copy::Spare && object.holders.contains(&worker) => {}
             // What has no holder is dropped or being made again, under another number.
             Some(object) if needed && !object.holders.is_empty() => {
-                object.holders.push(worker);
-                self.worker_mut(worker).objects.insert(task);
-                self.counts.note(Happening::Copied);
+                self.add_holder(task, worker, copy);
+                self.counts.note(if copy == Copy::Kept { Happening::Kept } else { Happening::Copied });
             }
             _ => {
                 self.counts.note(Happening::CopyRefused);
@@ -63,12 +63,12 @@ impl Scheduler {
             // It was lost meanwhile and is made again, or is forgotten.
             return;
         }
-        let Some(object) = self.groups.get_mut(&task.group).and_then(|group| group.objects.remove(&task.index)) else { return };
+        self.remove_holders(task);
+        if self.groups.get_mut(&task.group).and_then(|group| group.objects.remove(&task.index)).is_none() {
+            return;
+        }
         self.objects -= 1;
         self.counts.note(Happening::Secured);
-        for holder in object.holders {
-            self.worker_mut(holder).objects.remove(&task);
-        }
         let TaskRef { group, index } = task;
         if !self.group_of(group).cells.is_empty() && self.group_of(group).cells.get(index).ups != NIL {
             self.free_inputs(task, Standing::Heir);
@@ -79,16 +79,16 @@ impl Scheduler {
 
     /// The result of an attempt that has just committed.
     pub(super) fn store_result(&mut self, worker: u32, task: TaskRef, result: Stored) {
+        if self.group_of(task.group).objects.contains_key(&task.index) {
+            self.remove_holders(task);
+        }
         let group = self.group_mut(task.group);
         match result {
             Stored::Held(size) if group.kept => {
                 let before = group.objects.len();
-                let object = group.objects.entry(task.index).or_default();
-                object.size = size;
-                object.holders.clear();
-                object.holders.push(worker);
+                group.objects.entry(task.index).or_default().size = size;
                 self.objects += (group.objects.len() - before) as u32;
-                self.worker_mut(worker).objects.insert(task);
+                self.add_holder(task, worker, Copy::Kept);
             }
             _ => {
                 let forgotten = group.objects.remove(&task.index).is_some();
@@ -351,13 +351,9 @@ impl Scheduler {
 
     /// Tells every holder of a result that it may drop it.
     fn drop_holders(&mut self, task: TaskRef, out: &mut Outbox) {
-        let Some(group) = self.groups.get_mut(&task.group) else { return };
-        let Some(object) = group.objects.get_mut(&task.index) else { return };
-        for holder in std::mem::take(&mut object.holders) {
-            let worker = self.workers[holder as usize].as_mut().expect("a holder is a live worker");
-            worker.objects.remove(&task);
+        for holder in self.remove_holders(task) {
             self.counts.note(Happening::Dropped);
-            out.push(Output::DropObject { session: worker.session, task });
+            out.push(Output::DropObject { session: self.worker(holder).session, task });
         }
     }
 

@@ -50,7 +50,6 @@ impl Scheduler {
                 continue;
             }
             told = true;
-            self.worker_mut(worker).objects.remove(&task);
             // Whatever it has of it after all is not counted on any more.
             out.push(Output::DropObject { session, task });
             if self.forget_holder(worker, task, Loss::Failed) {
@@ -64,11 +63,13 @@ impl Scheduler {
 
     /// One holder less; true when that was the last.
     fn forget_holder(&mut self, worker: u32, task: TaskRef, loss: Loss) -> bool {
-        let Some(group) = self.groups.get_mut(&task.group) else { return false };
-        let Some(object) = group.objects.get_mut(&task.index) else { return false };
-        object.holders.retain(|holder| *holder != worker);
-        let last = object.holders.is_empty();
-        object.losses += u32::from(last && loss == Loss::Failed);
+        let last = self.remove_holder(task, worker);
+        if last
+            && loss == Loss::Failed
+            && let Some(object) = self.object_mut(task)
+        {
+            object.losses = object.losses.saturating_add(1);
+        }
         last
     }
 
@@ -224,7 +225,7 @@ impl Scheduler {
             // Giving up one of them has stopped the run, and with it the others.
             return;
         }
-        let losses = self.group_of(task.group).objects.get(&task.index).map_or(0, |object| object.losses);
+        let losses = self.group_of(task.group).objects.get(&task.index).map_or(0, |object| u32::from(object.losses));
         if losses > self.config.restores_max {
             self.counts.note(Happening::GivenUp);
             return self.give_up_waiting(task, OutcomeClass::LostWorker, out);

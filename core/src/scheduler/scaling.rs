@@ -13,8 +13,6 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Executing attempts that are listed of each worker. Of more, the rest counts as not there: a worker that executes so many at
 /// once executes short ones.
 const RUNNING_MAX: usize = 1_024;
-/// Results of each worker that are looked at for those that only it holds.
-const OBJECTS_MAX: usize = 4_096;
 
 /// A pool as the planner is to see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +38,8 @@ pub struct WorkerLoad {
     pub dispatched: u64,
     /// What it executes; [`planner::Running::group`] is the position in [`PoolLoad::groups`].
     pub running: Vec<planner::Running>,
-    /// Bytes of results that are still needed and that only it holds, at an idle one. Of one that is not idle nobody asks: 0.
+    /// Bytes of results that are still needed and that nobody else keeps, at an idle one; not 0 while there is any. Of one that is not
+    /// idle nobody asks: 0.
     pub only_bytes: u64,
 }
 
@@ -98,7 +97,7 @@ impl Scheduler {
                         started_at: row.since,
                     })
                     .collect(),
-                only_bytes: if idle { self.only_bytes(worker) } else { 0 },
+                only_bytes: if idle { worker.held.alone_bytes() } else { 0 },
             }
         }));
         load
@@ -140,15 +139,5 @@ impl Scheduler {
             longest = longest.max(Some(after));
         }
         longest
-    }
-
-    fn only_bytes(&self, worker: &super::worker_book::Worker) -> u64 {
-        let slot = self.sessions.get(&worker.session).copied();
-        let object = |task: &crate::ids::TaskRef| self.groups.get(&task.group)?.objects.get(&task.index);
-        let alone = worker.objects.iter().take(OBJECTS_MAX).filter_map(object).filter(|object| match object.holders[..] {
-            [only] => Some(only) == slot,
-            _ => false,
-        });
-        alone.fold(0, |sum, object| sum.saturating_add(object.size))
     }
 }

@@ -4,12 +4,13 @@
 //! capacity. A worker starts what it was sent in order, each as soon as it fits; the book follows the same rule, so that both
 //! agree without asking.
 
+use super::holders::Held;
+use super::moves::Moves;
 use super::rows::{List, NIL, Place, Rows};
-use crate::ids::{Handle, Micros, SessionId, ShapeId, TaskRef};
+use crate::ids::{Handle, Micros, SessionId, ShapeId};
 use crate::messages::WorkerState;
 use crate::resources::Resources;
 use smallvec::SmallVec;
-use std::collections::BTreeSet;
 
 /// A live session of a worker.
 #[derive(Debug)]
@@ -41,7 +42,9 @@ pub(super) struct Worker {
     pub(super) prefetched: List,
     pub(super) executing: List,
     /// Results that it holds.
-    pub(super) objects: BTreeSet<TaskRef>,
+    pub(super) held: Held,
+    /// Results that it is to keep because others leave, and those that others are to keep because it leaves.
+    pub(super) moves: Moves,
     pub(super) leaving: List,
     /// Executing rows that hold nothing: see [`Worker::make_room`].
     pub(super) unheld: u32,

@@ -49,6 +49,12 @@ pub enum Seen {
         /// The name it registered with.
         worker: String,
     },
+    /// These workers are to leave, in this order, and hold what nobody else does: others are to fetch it. Said again with each look as
+    /// long as that is wanted.
+    Empty {
+        /// The names they registered with.
+        workers: Vec<String>,
+    },
     /// The worker is to take nothing new and to leave when it has finished what it executes.
     GiveWay {
         /// The name it registered with.

@@ -9,8 +9,8 @@ use rustc_hash::FxHashMap;
 use scalable_core::ids::{Micros, SECOND};
 use scalable_core::messages::DeathCause;
 use scalable_core::planner::{
-    Blocked, Group, Limit, Obstacle, Parameters, Phase, Planner, Pool as PlannedPool, PoolEvent, PoolPlan, Snapshot, Worker,
-    WorkerKey,
+    Blocked, Drain, Group, Limit, Obstacle, Parameters, Phase, Planner, Pool as PlannedPool, PoolEvent, PoolPlan, Snapshot,
+    Worker, WorkerKey,
 };
 use scalable_core::scheduler::{PoolLoad, WorkerLoad};
 use scalable_proto::v1;
@@ -21,6 +21,8 @@ use super::{DECISIONS_TOLD, PoolState, Seen, Stop, blame, on_a_thread};
 
 /// How long the note of a pool has the latest death in it, so that whoever looks now and then sees it.
 const DEATH_TOLD: Micros = 60 * SECOND;
+/// Workers of one pool that are emptied at a time.
+const EMPTIED_MAX: usize = 16;
 
 /// A pool that scales.
 #[derive(Clone, Debug)]
@@ -245,22 +247,28 @@ impl<P: Provider> Driver<P> {
         if self.unreachable.is_some() {
             return;
         }
-        let mut deletes = Vec::new();
+        let mut given_up = Vec::new();
         for key in plan.cancel {
             let Some(member) = self.members.get_mut(&key) else { continue };
-            if let Some((name, uid)) = member.named.clone() {
+            if let Some((name, _)) = member.named.clone() {
                 member.leaving = true;
-                deletes.push(Operation::Delete { name, uid });
+                // Until the platform gets to it, which may take a while when its API does not answer, it may have registered and have
+                // something to finish and to hand over. One that has nothing goes at once.
+                given_up.push(Operation::Drain { name });
             }
         }
-        if !deletes.is_empty() {
-            self.apply(now, deletes).await;
+        if !given_up.is_empty() {
+            self.apply(now, given_up).await;
         }
-        for drain in plan.drain {
-            // What only it holds is still needed: it stays until that is fetched or let go of.
-            if !drain.move_first {
-                self.request(drain.worker, |worker| Seen::Release { worker }).await;
-            }
+        let (emptied, released): (Vec<Drain>, Vec<Drain>) = plan.drain.into_iter().partition(|drain| drain.move_first);
+        for drain in released {
+            self.request(drain.worker, |worker| Seen::Release { worker }).await;
+        }
+        let name = |drain: &Drain| Some(self.members.get(&drain.worker)?.named.as_ref()?.0.clone());
+        let workers: Vec<String> = emptied.iter().take(EMPTIED_MAX).filter_map(name).collect();
+        if !workers.is_empty() {
+            // They stay as they are until nothing is only theirs: then the next plan lets them go.
+            let _ = self.seen.send(Seen::Empty { workers }).await;
         }
         for key in plan.give_way {
             self.request(key, |worker| Seen::GiveWay { worker }).await;

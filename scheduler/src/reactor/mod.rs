@@ -3,9 +3,9 @@
 //!
 //! `workers.rs` keeps the workers' sessions (`columns.rs` gathers what they are sent), `clients.rs` the clients'; `streams.rs` and
 //! `handshake.rs` are what both have in common. `runs.rs` keeps what is known of runs beside the machine, `calls.rs` answers unary
-//! calls. Open runs: `open.rs` takes what clients add and let go of, `payload.rs` keeps arguments and results, `results.rs` what
-//! functions returned, `deliver.rs` sends it on to clients. `outputs.rs` has what commands have left on workers copied to where it
-//! belongs; `live_logs.rs` asks workers for what attempts write while they execute.
+//! calls, `moves.rs` empties workers that are to leave. Open runs: `open.rs` takes what clients add and let go of, `payload.rs` keeps
+//! arguments and results, `results.rs` what functions returned, `deliver.rs` sends it on to clients. `outputs.rs` has what commands
+//! have left on workers copied to where it belongs; `live_logs.rs` asks workers for what attempts write while they execute.
 
 mod calls;
 mod clients;
@@ -13,6 +13,7 @@ mod columns;
 mod deliver;
 mod handshake;
 mod live_logs;
+mod moves;
 mod open;
 mod outputs;
 mod payload;
@@ -399,6 +400,7 @@ impl Reactor {
                 let _ = answer.send(pools.iter().map(|pool| self.pool_load(pool)).collect());
             }
             Seen::Release { worker } => self.drain_worker(&worker, true),
+            Seen::Empty { workers } => self.empty_workers(&workers),
             Seen::GiveWay { worker } => self.drain_worker(&worker, false),
         }
     }
@@ -412,10 +414,11 @@ impl Reactor {
         load
     }
 
-    /// Drains the worker of this name; if it is to be idle, only when it is.
+    /// Drains the worker of this name; if it is to be idle, only when it is, and when nothing would be lost with it.
     fn drain_worker(&mut self, name: &str, idle: bool) {
         let found = self.machine.workers().find(|worker| worker.name == name);
-        if let Some(worker) = found.filter(|worker| !idle || self.is_idle(worker)) {
+        let may_go = |worker: &WorkerView| self.is_idle(worker) && !self.machine.holds_alone(worker.session);
+        if let Some(worker) = found.filter(|worker| !idle || may_go(worker)) {
             self.step(Input::Drain { session: worker.session });
         }
     }
@@ -517,6 +520,7 @@ impl Reactor {
             Output::Released { group, first, count } => self.released(group, first, count),
             Output::GroupForgotten { run, group } => self.group_forgotten(run, group),
             Output::DropObject { session, task } => self.drop_object(session, task),
+            Output::Fetch { session, task, attempt } => self.keep_elsewhere(session, task, attempt),
             Output::Restored { task, attempt, session, token } => self.restored(task, attempt, session, token),
             Output::RunEnded { run, end } => self.run_ended(run, end),
             Output::WorkerChanged { session, state } => self.worker_changed(session, state),

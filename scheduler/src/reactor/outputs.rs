@@ -16,8 +16,6 @@ use crate::snapshot::OutputFigures;
 
 /// Times that a copy is tried while its holder lives. After that the holder counts as one that does not have it.
 const TRIES_MAX: u32 = 6;
-/// Times that logs are tried.
-const LOG_TRIES_MAX: u32 = 3;
 /// Wait before the next try, times the number of tries.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Longest such wait.
@@ -321,6 +319,7 @@ impl Reactor {
         pending.tries += 1;
         let (session, tries, outputs) = (pending.session, pending.tries, pending.has_outputs());
         let (run, bytes) = (pending.copy.run, pending.copy.bytes());
+        let holder = pending.copy.holders.first().map(|holder| holder.address.clone());
         let again_at = Instant::now() + (AGAIN_AFTER * tries).min(AGAIN_AFTER_MAX);
         pending.again_at = Some(again_at);
         let had_room = std::mem::take(&mut pending.waits);
@@ -330,6 +329,8 @@ impl Reactor {
         }
         tracing::warn!(group = task.group.0, index = task.index, attempt, tries, %why, "an output could not be copied yet");
         let lives = self.workers.get(&session).is_some_and(|worker| !worker.closed);
+        // A worker that has begun a new session keeps the logs of the old one for a while.
+        let answers = lives || holder.is_some_and(|address| self.peers.serves(&address));
         if !missing {
             // This machine's disk: it is tried until there is room, and said why.
             if let Some(of_run) = self.outputs.runs.get_mut(&run) {
@@ -338,7 +339,7 @@ impl Reactor {
             return;
         }
         if !outputs {
-            if !lives || tries >= LOG_TRIES_MAX {
+            if !answers || tries >= TRIES_MAX {
                 self.copy_lost(task, attempt, &why);
             }
             return;
@@ -364,6 +365,9 @@ impl Reactor {
                 if of_run.lost == 1 {
                     why.clone_into(&mut of_run.first_lost);
                 }
+            } else {
+                let (group, index) = (&pending.copy.group, task.index);
+                tracing::warn!(%group, index, attempt, %why, "what an attempt has said is lost");
             }
         }
     }
@@ -381,7 +385,10 @@ impl Reactor {
             let holders = self.copy_holders(key.0, session);
             if let Some(pending) = self.outputs.copies.get_mut(&key) {
                 pending.again_at = None;
-                pending.copy.holders = holders;
+                // Of a session that is over it is tried where its worker was.
+                if !holders.is_empty() {
+                    pending.copy.holders = holders;
+                }
                 self.outputs.store.copy(pending.copy.clone());
             }
         }
@@ -392,9 +399,11 @@ impl Reactor {
         for held in self.outputs.held.values_mut() {
             held.holders.retain(|holder| *holder != session);
         }
-        // What is on its way from there fails by itself, or comes whole. What was to be asked for later is not there any more.
+        // What is on its way from there fails by itself, or comes whole. What was to be asked for later is not there any more, but for
+        // logs, which nobody makes again: they are asked for once more.
         let later = |(_, pending): &(&(TaskRef, u32), &Pending)| {
-            pending.session == session && (pending.waits || pending.again_at.is_some())
+            let again = pending.again_at.is_some() && pending.has_outputs();
+            pending.session == session && (pending.waits || again)
         };
         let later: FxHashSet<(TaskRef, u32)> = self.outputs.copies.iter().filter(later).map(|(key, _)| *key).collect();
         self.outputs.store.give_up(&later);

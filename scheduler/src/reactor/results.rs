@@ -51,6 +51,11 @@ impl Peers {
     pub(super) fn get(&self, session: SessionId) -> Option<&v1::AnnouncePeer> {
         self.by_session.get(&session)
     }
+
+    /// Whether some worker answers its peers at this address now.
+    pub(super) fn serves(&self, address: &str) -> bool {
+        self.by_session.values().any(|peer| peer.address == address)
+    }
 }
 
 impl Reactor {
@@ -107,7 +112,7 @@ impl Reactor {
     }
 
     /// A function's result as its readers are told of it, and the peers it names.
-    fn object(&self, task: TaskRef, attempt: u32) -> (v1::ObjectRef, Vec<v1::AnnouncePeer>) {
+    pub(super) fn object(&self, task: TaskRef, attempt: u32) -> (v1::ObjectRef, Vec<v1::AnnouncePeer>) {
         let mut object = v1::ObjectRef { index: task.index, attempt, group: task.group.0, ..Default::default() };
         match self.machine.stored(task) {
             Stored::Held(size) => {

@@ -18,6 +18,7 @@ use tonic::Status;
 
 use super::columns::Columns;
 use super::handshake::{SESSION_OVER, welcome};
+use super::moves::Answers;
 use super::runs::Report;
 use super::streams::Streams;
 use super::{Peer, Reactor};
@@ -48,6 +49,8 @@ pub(super) struct WorkerSession {
     /// Groups that it may forget, to be said with the next flush.
     forgotten: Vec<u32>,
     stored: v1::AttemptsStored,
+    /// What it is to keep because others leave, to be said with the next flush.
+    wanted: Vec<v1::ObjectRef>,
     /// Holders of objects that it knows.
     peers: FxHashSet<u32>,
     /// What the last dispatch referred to, and so needs no announcement.
@@ -72,6 +75,7 @@ impl WorkerSession {
             dropped: v1::DropObjects::default(),
             forgotten: Vec::new(),
             stored: v1::AttemptsStored::default(),
+            wanted: Vec::new(),
             peers: FxHashSet::default(),
             announced: None,
             overflowed: false,
@@ -110,6 +114,11 @@ impl WorkerSession {
         self.dropped.index.push(task.index);
     }
 
+    /// It is to fetch and keep this object; said with the next flush, after who holds it.
+    pub(super) fn keep(&mut self, object: v1::ObjectRef) {
+        self.wanted.push(object);
+    }
+
     /// It need not know this group any more, if it did; said with the next flush.
     pub(super) fn group_forgotten(&mut self, group: GroupId) {
         if self.groups.remove(&group) {
@@ -128,6 +137,10 @@ impl WorkerSession {
     /// again.
     pub(super) fn flush(&mut self, now: Instant) -> Option<Instant> {
         self.send_batch();
+        if !self.wanted.is_empty() {
+            let objects = std::mem::take(&mut self.wanted);
+            self.send_data(v1::scheduler_data::Body::Keep(v1::KeepObjects { objects }));
+        }
         if !self.dropped.group.is_empty() {
             let dropped = std::mem::take(&mut self.dropped);
             self.send_control(v1::scheduler_control::Body::Drop(dropped));
@@ -294,14 +307,16 @@ impl Reactor {
             Arrival::Repeated => return,
             Arrival::Gap => return self.violation(session, "a frame on data is missing"),
         }
-        let Some(v1::worker_data::Body::Batch(batch)) = frame.body else { return };
-        let copied = (batch.copied_group.clone(), batch.copied_index.clone());
+        let Some(v1::worker_data::Body::Batch(mut batch)) = frame.body else { return };
+        let copied = (std::mem::take(&mut batch.copied_group), std::mem::take(&mut batch.copied_index));
+        let answers = Answers::take(&mut batch);
         match self.events(batch) {
-            Some(events) if copied.0.len() == copied.1.len() => {
+            Some(events) if copied.0.len() == copied.1.len() && answers.fit() => {
                 for (&group, &index) in copied.0.iter().zip(&copied.1) {
                     self.step(Input::ObjectCopied { session, task: TaskRef { group: GroupId(group), index } });
                 }
                 self.step(Input::Events { session, events });
+                self.answered(session, answers);
             }
             _ => self.violation(session, "the columns of a batch do not fit together"),
         }

@@ -87,6 +87,14 @@ fn make(directory: String, n: u64, bytes: u64) -> Vec<u8> {
     vec![n as u8; usize::try_from(bytes).unwrap()]
 }
 
+/// As [`make`], once nobody has the gate's file for himself.
+#[scalable::task]
+fn make_behind(gate: String, directory: String, n: u64, bytes: u64) -> Vec<u8> {
+    std::fs::File::open(gate).unwrap().lock_shared().unwrap();
+    note(&directory, "made", n);
+    vec![n as u8; usize::try_from(bytes).unwrap()]
+}
+
 /// As [`count`], and leaves a line in the directory's file `read`. With ten lines there it waits until the directory has `go on`.
 #[scalable::task]
 fn read(directory: String, n: u64, bytes: Vec<u8>) -> u64 {
@@ -168,6 +176,21 @@ async fn drive(words: &[&str]) -> Result<(), Error> {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let counted = session.map(read.with().cpus(2), (here(), 0..count_of, &made)).await?;
+            println!("{}", counted.gather().await?.iter().all(|counted| *counted == bytes));
+            let made = made.gather().await?;
+            println!("{}", made.iter().enumerate().all(|(n, object)| *object == vec![n as u8; bytes as usize]));
+        }
+        // Has everything made behind a gate and says when that is done; reads it when the directory has `read now`: by tasks, then here.
+        ["leave", directory, gate, count_of, bytes] => {
+            let (count_of, bytes): (u64, u64) = (count_of.parse().unwrap(), bytes.parse().unwrap());
+            let (here, gate) = (scalable::same((*directory).to_owned()), scalable::same((*gate).to_owned()));
+            let made = session.map(make_behind, (gate, here, 0..count_of, scalable::same(bytes))).await?;
+            made.wait().await;
+            println!("made");
+            while !Path::new(directory).join("read now").exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let counted = session.map(count, (&made, (0..count_of).map(|n| n as u8))).await?;
             println!("{}", counted.gather().await?.iter().all(|counted| *counted == bytes));
             let made = made.gather().await?;
             println!("{}", made.iter().enumerate().all(|(n, object)| *object == vec![n as u8; bytes as usize]));

@@ -48,6 +48,30 @@ fn ten_sigterms_of_the_worker_with_the_task() {
     assert_eq!(run.output("long/value"), "done");
 }
 
+/// An attempt that a worker gives back is none of the task's retries, and what the next one says is what counts.
+#[test]
+fn submit_prints_what_the_attempt_that_succeeded_has_said() {
+    let sandbox = Sandbox::new();
+    sandbox.token();
+    let (_scheduler, address) = super::by_hand::scheduler(&sandbox);
+    let worker = || {
+        let arguments =
+            ["--scheduler", &address, "--token-file", "token", "--cpus", "1", "--memory", "1G", "--drain-deadline", "100ms"];
+        sandbox.start("scalable-worker", &arguments)
+    };
+    let script = "echo started; echo started >> notes; until [ -e gate ]; do sleep 0.05; done; echo done";
+    let first = worker();
+    let submit = sandbox.start("scalable", &["submit", "--address", &address, "--token-file", "token", "--", "sh", "-c", script]);
+    let started = |times: usize| until("the next start", || (sandbox.lines("notes").len() == times).then_some(()));
+    started(1);
+    first.signal(Signal::SIGTERM);
+    first.wait().calm().expect(0);
+    let _second = worker();
+    started(2);
+    sandbox.write("gate", "");
+    assert_eq!(submit.wait().calm().expect(0).stdout, "started\ndone\n");
+}
+
 #[test]
 fn a_worker_that_drains_finishes_what_it_has() {
     let sandbox = Sandbox::new();

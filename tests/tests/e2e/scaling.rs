@@ -63,6 +63,40 @@ fn a_pool_grows_from_nothing_to_its_maximum_and_goes_back_to_nothing() {
 }
 
 #[test]
+fn what_a_worker_holds_alone_is_elsewhere_before_it_leaves() {
+    let sandbox = Sandbox::new();
+    let (scheduler, address) = start_scheduler(&sandbox, &dials(0, 3));
+    let gate = close_gate(&sandbox, "gate");
+    let mut driver = sandbox.command(&binary("functions"));
+    let (here, behind) = (sandbox.path(".").display().to_string(), sandbox.path("gate").display().to_string());
+    driver.args(["leave", &here, &behind, "30", "300000"]);
+    driver.env("SCALABLE_ADDRESS", &address).env("SCALABLE_TOKEN_FILE", sandbox.path("token"));
+    let driver = Running::start(driver, &sandbox.path("."), "driver");
+    until("three workers to be there, each with a task", || {
+        (workers(&sandbox).len() == 3 && sandbox.processes_of("functions").len() >= 4).then_some(())
+    });
+    drop(gate);
+    until("everything to be made", || driver.stdout().lines().any(|line| line == "made").then_some(()));
+    // Nobody wants a worker any more but for what it holds: one takes what all have, and the others go.
+    let last = until("one worker to be left", || match workers(&sandbox)[..] {
+        [last] => Some(last),
+        _ => None,
+    });
+    sandbox.write("read now", "");
+    assert_eq!(driver.wait().calm().expect(0).stdout, "made\ntrue\ntrue\n");
+    // Until the driver's session is forgotten somebody might ask for them again.
+    assert_eq!(workers(&sandbox), [last], "nothing was made or read elsewhere");
+    let mut made: Vec<usize> = sandbox.lines("made").iter().map(|line| line.parse().unwrap()).collect();
+    made.sort_unstable();
+    assert_eq!(made, (0..30).collect::<Vec<_>>(), "each was made once");
+    let log = scheduler.stderr();
+    assert!(!log.contains("killed by") && !log.contains("lost"), "no worker is lost: {log}");
+    scheduler.signal(Signal::SIGTERM);
+    scheduler.wait();
+    sandbox.nothing_is_left();
+}
+
+#[test]
 fn a_busy_worker_is_never_let_go_and_one_that_dies_is_replaced() {
     let sandbox = Sandbox::new();
     let (scheduler, address) = start_scheduler(&sandbox, &dials(1, 3));

@@ -290,6 +290,7 @@ impl Agent {
             Told::Brought(call, serial, brought) => {
                 self.functions(|functions, cx| functions.brought(cx, call, serial, brought));
             }
+            Told::Fetched(object) => self.functions(|functions, cx| functions.fetched(cx, *object)),
             Told::Segment(serial, number, how) => {
                 self.functions(|functions, cx| functions.segment_released(cx, serial, number, how));
             }

@@ -9,7 +9,7 @@ use super::{Agent, Told};
 use scalable_core::worker::calls::CallId;
 use scalable_store::Released;
 
-use crate::function::{Brought, Cx, Functions, PreparedHost, TellBrought, TellPrepared, TellReleased};
+use crate::function::{Brought, Cx, Fetched, Functions, PreparedHost, TellBrought, TellFetched, TellPrepared, TellReleased};
 
 impl Agent {
     /// Does something with functions, and what follows from it.
@@ -32,6 +32,11 @@ impl Agent {
             let tell = move |objects: Brought| drop(told.send(Told::Brought(call, serial, objects)));
             Box::new(tell) as TellBrought
         };
+        let fetched = || {
+            let told = told.clone();
+            let tell = move |object: Fetched| drop(told.send(Told::Fetched(Box::new(object))));
+            Box::new(tell) as TellFetched
+        };
         let released = |serial: u64, number: u32| {
             let told = told.clone();
             let tell = move |how: Released| drop(told.send(Told::Segment(serial, number, how)));
@@ -46,6 +51,7 @@ impl Agent {
             helpers: &self.helpers,
             prepared: &prepared,
             brought: &brought,
+            fetched: &fetched,
             released: &released,
             watch: &|serial, pid, limit| watch.watch(serial, pid, limit),
             cgroups: self.cgroups.as_ref(),

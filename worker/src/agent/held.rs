@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use scalable_core::worker::{Input, Serial};
@@ -15,6 +16,11 @@ use crate::remote::Leaving;
 /// Threads that bring what attempts read: as many attempts can wait for a network at once.
 pub(super) const BRINGERS: usize = 8;
 
+/// How long what a session has left uncopied is there when it is over: as long as a copy that was begun may take to notice.
+const FADES_AFTER: Duration = Duration::from_secs(60);
+/// Sessions of which something is kept so.
+const FADING_MAX: usize = 4;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Held {
@@ -26,6 +32,8 @@ pub(super) struct Held {
     objects: FxHashMap<(u32, u32), Leaving>,
     /// Attempts with something that the scheduler's store has not copied yet, and their logs.
     uncopied: FxHashMap<(u32, u32, u32), Vec<Leaving>>,
+    /// What sessions that are over have left uncopied, by when it goes.
+    fading: VecDeque<(Instant, Leaving)>,
 }
 
 impl Held {
@@ -107,11 +115,31 @@ impl Agent {
         }
     }
 
-    /// The session is over: nothing of it is wanted.
-    pub(super) fn void_held(&mut self) {
+    /// The session is over: nothing of it is wanted, but what the scheduler's store may be copying from it at this moment.
+    pub(super) fn void_held(&mut self, now: Instant) {
+        let uncopied = !self.held.is_copied();
+        let mut fading = std::mem::take(&mut self.held.fading);
         self.held = Held::default();
-        let old = self.remote.begin_anew();
-        self.remove_later(vec![Leaving::below(old)]);
+        let old = Leaving::below(self.remote.begin_anew());
+        if !uncopied {
+            self.held.fading = fading;
+            return self.remove_later(vec![old]);
+        }
+        if fading.len() >= FADING_MAX {
+            let oldest = fading.pop_front().map(|(_, leaving)| leaving);
+            self.remove_later(oldest.into_iter().collect());
+        }
+        fading.push_back((now + FADES_AFTER, old));
+        self.held.fading = fading;
+    }
+
+    /// Removes what earlier sessions have left, when its time has come.
+    pub(super) fn fade(&mut self, now: Instant) {
+        let mut faded = Vec::new();
+        while self.held.fading.front().is_some_and(|(at, _)| *at <= now) {
+            faded.extend(self.held.fading.pop_front().map(|(_, leaving)| leaving));
+        }
+        self.remove_later(faded);
     }
 
     fn remove_later(&self, leaving: Vec<Leaving>) {

@@ -36,7 +36,7 @@ use crate::cgroup::Cgroups;
 use crate::connection::{Arrived, Target};
 use crate::container::Container;
 use crate::directory::Directory;
-use crate::function::{Brought, Functions, ObjectOptions, Objects, PreparedHost, architecture, libc};
+use crate::function::{Brought, Fetched, Functions, ObjectOptions, Objects, PreparedHost, architecture, libc};
 use crate::helpers::Helpers;
 use crate::job::{Ready, Settled};
 use crate::lane::{Lane, LaneEvent, Strangers};
@@ -78,6 +78,7 @@ enum Told {
     Written(Written),
     Host(u64, Box<Result<PreparedHost, String>>),
     Brought(CallId, u64, Brought),
+    Fetched(Box<Fetched>),
     Segment(u64, u32, Released),
     Log(v1::LogChunk),
 }
@@ -361,6 +362,7 @@ impl Agent {
         }
         if self.sweep_due <= now {
             self.sweep_due = now + SWEEP_EVERY;
+            self.fade(now);
             self.agent_memory = own_memory();
             let mut events = std::mem::take(&mut self.lane_events);
             self.lane.sweep(&mut events);
@@ -433,7 +435,7 @@ impl Agent {
     fn begin_anew(&mut self) {
         self.step(Input::Void);
         self.functions(|functions, cx| functions.void(cx));
-        self.void_held();
+        self.void_held(Instant::now());
         self.catalog.clear();
         self.batch.clear();
     }

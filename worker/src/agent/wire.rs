@@ -120,6 +120,10 @@ impl Agent {
             scheduler_data::Body::Dispatch(batch) => self.dispatch(batch),
             // The link takes it.
             scheduler_data::Body::Bound(_) => Ok(()),
+            scheduler_data::Body::Keep(keep) => {
+                self.functions(|functions, cx| functions.keep_objects(cx, &keep.objects));
+                Ok(())
+            }
             scheduler_data::Body::Peer(peer) => {
                 self.functions.objects().peer(peer.peer, peer.address, peer.host);
                 Ok(())

@@ -26,6 +26,10 @@ pub type Brought = Vec<(usize, usize, Result<Come, String>)>;
 impl Functions {
     /// Objects of a call that have come. It can be executed when all have, and is over when one cannot be had.
     pub fn brought(&mut self, cx: &mut Cx<'_>, call: CallId, serial: u64, brought: Brought) {
+        if serial < self.session_since {
+            // In another session the same numbers name other objects.
+            return;
+        }
         let mut missing = Vec::new();
         for (input, at, come) in brought {
             let found = match come {

@@ -9,6 +9,7 @@ mod ends;
 mod feed;
 mod host;
 mod inputs;
+mod keep;
 mod objects;
 mod payload;
 mod program;
@@ -30,6 +31,7 @@ use scalable_proto::v1::{AttemptReport, DispatchBatch, FunctionCall, Heartbeat, 
 use scalable_store::Released;
 
 pub use inputs::Brought;
+pub use keep::{Fetched, TellFetched};
 pub use objects::{ObjectOptions, Objects};
 pub use program::{Executables, Local, architecture, libc};
 pub use start::PreparedHost;
@@ -168,6 +170,8 @@ pub struct Cx<'a> {
     pub watch: &'a dyn Fn(u64, i32, Option<u64>),
     /// Tells the reactor which objects have come for a call of a batch with this serial.
     pub brought: &'a dyn Fn(CallId, u64) -> TellBrought,
+    /// Tells the reactor what became of an object that is to be kept.
+    pub fetched: &'a dyn Fn() -> TellFetched,
     /// Tells the reactor that a segment of a host is read no more.
     pub released: &'a dyn Fn(u64, u32) -> TellReleased,
     /// Where cgroups may be made.
@@ -196,6 +200,10 @@ pub struct Functions {
     hosts: FxHashMap<u64, Host>,
     payloads: Vec<Option<Payload>>,
     objects: Objects,
+    /// Objects on their way that are to be kept.
+    keeping: u32,
+    /// What was asked for under a smaller serial belongs to an earlier session.
+    session_since: u64,
     /// Threads that look for programs, which may come over the network.
     finders: Helpers,
     inbox: Inbox,
@@ -221,6 +229,8 @@ impl Functions {
             hosts: FxHashMap::default(),
             payloads: Vec::new(),
             objects,
+            keeping: 0,
+            session_since: 0,
             finders: Helpers::start(FINDERS)?,
             inbox: Inbox::default(),
             fed: Vec::new(),
@@ -536,6 +546,7 @@ impl Functions {
         self.by_key.clear();
         self.by_group.clear();
         self.objects.clear();
+        (self.keeping, self.session_since) = (0, *cx.next_serial);
         self.collect(cx);
     }
 

@@ -81,6 +81,16 @@ pub enum Looked {
     Missing(String),
 }
 
+/// An object that is to be kept.
+pub enum Wanted {
+    /// It is here, and stays.
+    Here,
+    /// To be waited for.
+    Coming(ObjectId, Fetch),
+    /// It cannot be had: one sentence.
+    Never(String),
+}
+
 impl Coming {
     /// Waits for it.
     ///
@@ -250,22 +260,40 @@ impl Objects {
                 Err(error) => Looked::Missing(error.to_string()),
             },
             Lookup::OnDisk => Looked::Coming(Coming::Load(self.store.load(id))),
-            Lookup::Gone => self.fetch(id, object),
+            Lookup::Gone => match self.fetch(id, object) {
+                Ok(fetch) => Looked::Coming(Coming::Fetch(id, fetch)),
+                Err(why) => Looked::Missing(why),
+            },
         }
     }
 
-    fn fetch(&self, id: ObjectId, object: &ObjectRef) -> Looked {
+    /// Looks for an object that is to be kept here. A copy that a call has brought is one that stays from here on.
+    pub fn want(&mut self, object: &ObjectRef) -> Wanted {
+        let Some(run) = object.capability.as_ref().map(|capability| capability.run) else {
+            return Wanted::Never("the scheduler gave no right to fetch it".to_owned());
+        };
+        let id = ObjectId { run, group: object.group, index: object.index, attempt: object.attempt };
+        if object.size == 0 || self.store.keep(id) {
+            return Wanted::Here;
+        }
+        match self.fetch(id, object) {
+            Ok(fetch) => Wanted::Coming(id, fetch),
+            Err(why) => Wanted::Never(why),
+        }
+    }
+
+    fn fetch(&self, id: ObjectId, object: &ObjectRef) -> Result<Fetch, String> {
         let holders: Vec<Holder> = object.holders.iter().filter_map(|peer| self.peers.get(peer).cloned()).collect();
         if holders.is_empty() {
-            return Looked::Missing(format!("{id} is not here and nobody is known to have it"));
+            return Err(format!("{id} is not here and nobody is known to have it"));
         }
         let shown = object.capability.as_ref().and_then(|shown| Capability::from_parts(shown.expires_ms, &shown.mac));
         let own = || self.key.as_ref().map(|key| key.grant(id.into(), now_ms() + GRANT_MS));
         let Some(capability) = shown.or_else(own) else {
-            return Looked::Missing(format!("{id} may not be fetched: the scheduler gave no right to"));
+            return Err(format!("{id} may not be fetched: the scheduler gave no right to"));
         };
         let request = FetchRequest { key: id.into(), size: object.size, holders, capability };
-        Looked::Coming(Coming::Fetch(id, self.fetcher.fetch(request)))
+        Ok(self.fetcher.fetch(request))
     }
 
     /// Nobody needs this element's object any more.

@@ -31,6 +31,8 @@ pub enum Event {
     Returned { handle: u64, attempt: u32, value: Vec<u8> },
     Kept { handle: u64, attempt: u32, bytes: u64 },
     Copied { group: u32, index: u32 },
+    Keeps { group: u32, index: u32 },
+    KeepsNot { group: u32, index: u32 },
 }
 
 /// A frame that is lost together with its connection.
@@ -273,6 +275,12 @@ impl Service {
         let Some(worker_data::Body::Batch(batch)) = frame.body else { panic!("not a batch") };
         for (group, index) in batch.copied_group.iter().zip(&batch.copied_index) {
             let _ = self.events.send(Event::Copied { group: *group, index: *index });
+        }
+        for (group, index) in batch.kept_group.iter().zip(&batch.kept_index) {
+            let _ = self.events.send(Event::Keeps { group: *group, index: *index });
+        }
+        for (group, index) in batch.not_kept_group.iter().zip(&batch.not_kept_index) {
+            let _ = self.events.send(Event::KeepsNot { group: *group, index: *index });
         }
         if state.counts {
             state.counted += batch.event.iter().filter(|event| **event > 2).count() as u64;

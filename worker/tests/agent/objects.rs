@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use scalable_proto::v1::*;
 use scalable_store::{
-    BlobDirectory, Content, Digest, Keep, ObjectId, ObjectKey, PeerServer, ServerOptions, Store, StoreOptions, now_ms,
+    BlobDirectory, Content, Digest, Fetcher, FetcherOptions, FileRequest, Holder, Keep, ObjectId, ObjectKey, PeerServer,
+    SegmentPool, ServerOptions, Store, StoreOptions, now_ms,
 };
 
 use crate::fake::*;
@@ -117,6 +118,50 @@ async fn objects_of_peers_are_fetched_once_and_kept() {
 }
 
 #[tokio::test]
+async fn what_another_worker_leaves_is_kept_until_it_is_dropped() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (store, server) = peer(&directory);
+    let mut fake = Fake::start().await;
+    let _worker = fake.ready(&["--object-memory", "8MiB"]).await;
+    fake.announce(&[("bytes", process("bytes"), plain()), ("all", length(input_source::Select::All(true)), plain())]);
+    announce_peer(&fake, 7, &server);
+    let id = |index| ObjectId { run: 1, group: 9, index, attempt: 2 };
+    let object = |index: u32| ObjectRef {
+        index,
+        attempt: 2,
+        group: 9,
+        size: 1 << 20,
+        holders: vec![7],
+        capability: capability(id(index)),
+        ..ObjectRef::default()
+    };
+    for index in 0..4 {
+        store.insert(id(index), Content::from_bytes(vec![1; 1 << 20].into()), Keep::Origin).expect("there is room");
+    }
+    // One of them is here already, because a call has read it.
+    assert_eq!(fake.run_reading(2, vec![object(0)]).await.number(), 1 << 20);
+    fake.data(scheduler_data::Body::Keep(KeepObjects { objects: (0..4).map(object).collect() }));
+    for index in 0..4 {
+        fake.until(|event| matches!(event, Event::Keeps { group: 9, index: at } if *at == index)).await;
+    }
+    // With nobody who has it, and without a right.
+    let nowhere = ObjectRef { holders: vec![8], ..object(4) };
+    let wrong = ObjectRef { capability: None, ..object(5) };
+    fake.data(scheduler_data::Body::Keep(KeepObjects { objects: vec![nowhere, wrong] }));
+    for index in [4, 5] {
+        fake.until(|event| matches!(event, Event::KeepsNot { group: 9, index: at } if *at == index)).await;
+    }
+    // The holder leaves, memory runs short, and all of it is still here.
+    drop(server);
+    for index in 0..24 {
+        assert!(matches!(fake.run_call(1, index, &(1u64 << 20).to_le_bytes()).await, Came::Kept(1_048_576)));
+    }
+    assert_eq!(fake.run_reading(2, (0..4).map(object).collect()).await.number(), 4 << 20);
+    fake.data(scheduler_data::Body::Keep(KeepObjects { objects: vec![object(6)] }));
+    fake.until(|event| matches!(event, Event::KeepsNot { group: 9, index: 6 })).await;
+}
+
+#[tokio::test]
 async fn results_that_do_not_fit_are_spilled_and_read_back() {
     let mut fake = Fake::start().await;
     let _worker = fake.ready(&["--object-memory", "8MiB"]).await;
@@ -130,6 +175,37 @@ async fn results_that_do_not_fit_are_spilled_and_read_back() {
         let object = ObjectRef { index, attempt: 1, size: 1 << 20, group: 1, ..ObjectRef::default() };
         assert_eq!(fake.run_reading(2, vec![object]).await.number(), 1 << 20);
     }
+}
+
+#[tokio::test]
+async fn what_a_session_has_left_uncopied_can_be_had_for_a_while() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let fetcher = Fetcher::start(FetcherOptions::new(SegmentPool::new(0))).expect("threads");
+    let mut fake = Fake::start().await;
+    let _worker = fake.ready(&[]).await;
+    let Event::Hello(hello) = fake.until(|event| matches!(event, Event::Hello(_))).await else { unreachable!("asked for") };
+    let groups = [("say", shell("echo said $SCALABLE_INDEX"), plain())];
+    // The run's directory has no such mark: the worker does not see it.
+    let elsewhere = AnnounceRun { mark: b"elsewhere".as_slice().into(), ..fake.run_announcement(&groups) };
+    fake.announce_run(elsewhere.clone(), &groups);
+    let report = fake.execute(1, 0).await;
+    let fetch = async |name: &str| {
+        let digest = Digest::from_slice(&report.logs[0].digest).expect("32 bytes");
+        let key = ObjectKey::from_slice(&OBJECT_KEY).expect("32 bytes");
+        let holders = vec![Holder { address: hello.peer_address.clone(), host: String::new() }];
+        let capability = key.grant(digest.into(), now_ms() + 60_000);
+        let part = directory.path().join(name);
+        fetcher.fetch_file(FileRequest { digest, size: 7, holders, capability, part: part.clone() }).await.map(|()| part)
+    };
+    fake.break_connections(true);
+    fake.attached().await;
+    // What follows is done by the threads that would have removed it before.
+    fake.announce_run(elsewhere, &groups);
+    for index in 1..10 {
+        assert_eq!(fake.execute(1, index).await.class(), OutcomeClass::Succeeded);
+    }
+    let part = fetch("log").await.expect("it is still there");
+    assert_eq!(std::fs::read_to_string(part).expect("text"), "said 0\n");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@
 //! open runs: submit … open, NAME:grow is a growing group, `reads` before after|each|one makes it data (reads=after:a)
 //! group NAME:LENGTH [key=value …]       append GROUP COUNT [0<a[1] reads, 0~a[1] follows] [last]       close
 //! release GROUP FIRST COUNT             pause|resume   copied W T   holders T
+//! empty W …                             kept W T       notkept W T
 //! ok T held=MiB                         fail T lost missing=T@W
 //! explain T     counts GROUP     forgotten     used W     pool P comp=C starting=N note=WORD [scaled]     load P
 //! ```
@@ -171,6 +172,9 @@ impl World {
             },
             "pause" | "resume" => Input::Pause { run: self.run, paused: verb == "pause" },
             "copied" => Input::ObjectCopied { session: self.session(words[0]), task: self.task(words[1]).0 },
+            "empty" => Input::MoveObjects { sessions: words.iter().map(|worker| self.session(worker)).collect() },
+            "kept" => Input::ObjectKept { session: self.session(words[0]), task: self.task(words[1]).0 },
+            "notkept" => Input::ObjectNotKept { session: self.session(words[0]), task: self.task(words[1]).0 },
             "secured" => {
                 let task = self.task(words[0]).0;
                 Input::ObjectSecured { task, attempt: words[1].parse().unwrap() }
@@ -551,6 +555,9 @@ impl World {
             Output::Restored { task, attempt, .. } => format!("{}#{attempt} restored", self.name(*task)),
             Output::Released { group, first, count } => format!("{} released", self.span(*group, *first, *count)),
             Output::GroupForgotten { group, .. } => format!("{} forgotten", self.group_names[group]),
+            Output::Fetch { session, task, attempt } => {
+                format!("{} is to keep {}#{attempt}", self.workers[session], self.name(*task))
+            }
             Output::DropObject { session, task } => format!("{} may drop {}", self.workers[session], self.name(*task)),
             Output::RunEnded { run, end } => format!("run {} {end:?}", self.run_names[run]),
             Output::WorkerChanged { state: WorkerState::Joining, .. } => return None,

@@ -7,6 +7,7 @@ mod explain;
 mod forget;
 mod lengths;
 mod limits;
+mod moves;
 mod near;
 mod open;
 mod retries;

@@ -363,3 +363,37 @@ fn a_worker_that_was_being_taken_and_fell_silent_is_charged_to_nobody() {
         "#,
     );
 }
+
+#[test]
+fn a_worker_that_is_being_taken_is_so_under_its_next_session_too() {
+    check(
+        "a worker that is being taken is so under its next session too, until it is dead",
+        r#"
+        > submit a:1 lost=1
+        > join w1
+        w1 <- a[0]#1
+        > start a[0]
+        a[0]#1 starts on w1
+        > taken w1
+        > join w1
+        w1 is Lost
+        w1 close: the worker registered again under a new session
+        a[0]#1 ends Preempted, again: its worker was taken away: its node is gone
+        w1 <- a[0]#2
+        > start a[0]
+        a[0]#2 starts on w1
+        > die w1
+        w1 is Lost
+        w1 close: the worker is dead: killed by signal 9
+        a[0]#2 ends Preempted, again: its worker was taken away: its node is gone
+        > join w1
+        w1 <- a[0]#3
+        > start a[0]
+        a[0]#3 starts on w1
+        > die w1
+        w1 is Lost
+        w1 close: the worker is dead: killed by signal 9
+        a[0]#3 ends LostWorker, again
+        "#,
+    );
+}

@@ -1,5 +1,6 @@
 //! Who has to be to blame when a worker is lost, from what went in alone.
 
+use super::super::super::SHARES_MAX;
 use super::super::super::check::ensure;
 use super::Oracle;
 use crate::ids::{Handle, SessionId};
@@ -15,6 +16,8 @@ pub(super) struct Losses {
     shares: BTreeMap<SessionId, BTreeMap<Handle, u64>>,
     /// Those that the platform takes.
     taken: BTreeSet<SessionId>,
+    /// Those whose workers are known to be dead.
+    dead: BTreeSet<SessionId>,
     /// What each dispatched attempt's task had asked for.
     asked: BTreeMap<Handle, u64>,
     /// Whose death was confirmed in this step, and what of.
@@ -29,19 +32,35 @@ impl Oracle {
         self.losses.asked.insert(handle, memory_bytes);
     }
 
+    /// The platform takes its worker away.
+    pub(super) fn is_taken(&self, session: SessionId) -> bool {
+        self.losses.taken.contains(&session)
+    }
+
+    /// The session of this name.
+    pub(super) fn session_named(&self, name: &str) -> Option<SessionId> {
+        self.losses.names.get(name).copied()
+    }
+
     pub(super) fn before_loss(&mut self, input: &Input) {
         let losses = &mut self.losses;
         (losses.died, losses.unsaid) = (None, None);
         match input {
             // A session that has been before changes nothing.
             Input::Join { session, worker } if !self.workers.contains_key(session) => {
-                losses.names.insert(worker.name.clone(), *session);
+                let before = losses.names.insert(worker.name.clone(), *session);
+                if before.is_some_and(|before| losses.taken.contains(&before) && !losses.dead.contains(&before)) {
+                    losses.taken.insert(*session);
+                }
             }
             Input::MemoryShares { session, shares } => {
-                losses.shares.insert(*session, shares.iter().copied().collect());
+                losses.shares.insert(*session, shares.iter().copied().take(SHARES_MAX).collect());
             }
             Input::BeingTaken { worker, .. } => losses.taken.extend(losses.names.get(worker)),
-            Input::Died { worker, cause, .. } => losses.died = losses.names.get(worker).map(|session| (*session, *cause)),
+            Input::Died { worker, cause, .. } => {
+                losses.dead.extend(losses.names.get(worker));
+                losses.died = losses.names.get(worker).map(|session| (*session, *cause));
+            }
             _ => {}
         }
     }

@@ -1,6 +1,7 @@
 //! What must be true of the machine as seen from outside: it reads specs, inputs and outputs and never the machine's state.
 
 mod loss;
+mod moves;
 mod open;
 
 use super::super::check::ensure;
@@ -48,6 +49,8 @@ struct Task {
     held: bool,
     /// Who has it.
     holders: BTreeSet<SessionId>,
+    /// Who of them keeps it until it is told otherwise.
+    kept: BTreeSet<SessionId>,
     /// They were lost when somebody needed it: it is made again, whatever becomes of that need.
     wanted: bool,
     /// The client has no reference on it.
@@ -131,6 +134,7 @@ pub(super) struct Oracle {
     taken: bool,
     /// What workers said and what became of them.
     losses: loss::Losses,
+    moves: moves::Moves,
     pub(super) commits: u64,
     pub(super) dispatches: u64,
 }
@@ -152,6 +156,7 @@ impl Oracle {
             gone: Default::default(),
             taken: false,
             losses: Default::default(),
+            moves: Default::default(),
             commits: 0,
             dispatches: 0,
         }
@@ -185,6 +190,7 @@ impl Oracle {
     /// Takes note of what goes in, before the step.
     pub(super) fn before(&mut self, input: &Input) {
         self.before_loss(input);
+        self.before_moves(input);
         match input {
             Input::Submit(spec) => self.submitting = Some((**spec).clone()),
             Input::Join { session, worker } => {
@@ -278,6 +284,7 @@ impl Oracle {
             Output::Released { group, first, count } => self.released(*group, *first, *count),
             Output::GroupForgotten { run, group } => self.forgotten(*run, *group),
             Output::DropObject { session, task } => self.dropped(*session, *task),
+            Output::Fetch { session, task, attempt } => self.fetched(*session, *task, *attempt),
             Output::Dispatch { session, dispatch } => self.dispatched(now, *session, dispatch),
             Output::Retract { session, handles } | Output::CancelAttempts { session, handles } => {
                 ensure!(!handles.is_empty(), "it names nothing");

@@ -9,6 +9,8 @@ pub(super) struct Gone {
     released: Vec<TaskRef>,
     /// A result was given up: what was to be made again for its sake may have begun already.
     pub(super) given_up: bool,
+    /// What a worker is to keep.
+    pub(super) wanted: Vec<TaskRef>,
 }
 
 impl Task {
@@ -62,18 +64,10 @@ impl Oracle {
                     task.let_go = true;
                 }
             }
-            Input::ObjectCopied { session, task } => {
-                let live = self
-                    .workers
-                    .get(session)
-                    .is_some_and(|worker| !matches!(worker.state, WorkerState::Lost | WorkerState::Gone));
-                if let Ok(state) = self.task(*task)
-                    && state.ended == Some(Ended::Succeeded)
-                    && state.held
-                    && !state.holders.is_empty()
-                    && live
-                {
-                    state.holders.insert(*session);
+            Input::ObjectCopied { session, task } => drop(self.has_copy(*session, *task)),
+            Input::ObjectKept { session, task } => {
+                if let Some(state) = self.has_copy(*session, *task) {
+                    state.kept.insert(*session);
                 }
             }
             Input::ObjectSecured { task, attempt } => {
@@ -84,10 +78,24 @@ impl Oracle {
                 {
                     state.held = false;
                     state.holders.clear();
+                    state.kept.clear();
                 }
             }
             _ => {}
         }
+    }
+
+    /// A worker has a copy of something, if anybody believes it.
+    fn has_copy(&mut self, session: SessionId, task: TaskRef) -> Option<&mut Task> {
+        let worker = self.workers.get(&session)?;
+        let live = !matches!(worker.state, WorkerState::Lost | WorkerState::Gone);
+        let state = self.task(task).ok()?;
+        let there = state.ended == Some(Ended::Succeeded) && state.held && !state.holders.is_empty();
+        if !there || !live {
+            return None;
+        }
+        state.holders.insert(session);
+        Some(state)
     }
 
     pub(super) fn group_added(&mut self, id: RunId, ordinal: u32, group: GroupId) -> Result<(), String> {
@@ -139,11 +147,13 @@ impl Oracle {
         state.committed = true;
         state.held = kept && matches!(result, Stored::Held(_));
         state.holders.clear();
+        state.kept.clear();
         state.wanted = false;
         // With success its budgets begin anew.
         (state.retries, state.oom, state.lost, state.infra, state.deaths) = (0, 0, 0, 0, 0);
         if state.held {
             state.holders.insert(session);
+            state.kept.insert(session);
         }
         Ok(())
     }
@@ -179,6 +189,7 @@ impl Oracle {
     pub(super) fn holder_gone(&mut self, session: SessionId) {
         for task in self.groups.values_mut().flat_map(|group| &mut group.tasks) {
             task.holders.remove(&session);
+            task.kept.remove(&session);
         }
     }
 
@@ -186,6 +197,7 @@ impl Oracle {
         // A copy of what nobody knows is not needed either.
         let Ok(state) = self.task(task) else { return Ok(()) };
         state.holders.remove(&session);
+        state.kept.remove(&session);
         if !self.denied.contains(&(task, session)) {
             self.gone.dropped.push((session, task));
         }
@@ -231,7 +243,7 @@ impl Oracle {
     /// At the end of a step: what was dropped was not needed, what was released will never be.
     pub(super) fn look_at_gone(&mut self) -> Result<(), String> {
         self.denied.clear();
-        let Gone { dropped, released, given_up } = std::mem::take(&mut self.gone);
+        let Gone { dropped, released, given_up, wanted } = std::mem::take(&mut self.gone);
         let over = |oracle: &Oracle, task: &TaskRef| {
             let run = oracle.groups.get(&task.group.0).and_then(|group| oracle.runs.get(&group.run.0));
             run.is_none_or(|run| run.end.is_some())
@@ -244,6 +256,9 @@ impl Oracle {
             let lost = state.is_lost();
             let free = over(self, &task) || stale || lost || !self.is_needed(task);
             ensure!(free, "{task:?} is needed and {session:?} may drop it");
+        }
+        for task in wanted {
+            ensure!(over(self, &task) || self.is_needed(task), "{task:?} is to be kept and nobody needs it");
         }
         for task in released {
             if over(self, &task) {

@@ -8,8 +8,10 @@ impl Sim {
         match self.rng.below(100) {
             0..18 => return self.copy(),
             18..22 => return self.secure(),
-            22..27 => return self.kill_a_holder(),
-            27..28 => return self.fill(),
+            22..29 => return self.kill_a_holder(),
+            29..30 => return self.fill(),
+            30..42 => return self.empty(),
+            42..45 => return self.answer_wanted(),
             _ => {}
         }
         let runs = self.oracle.kept_runs();

@@ -4,6 +4,7 @@
 //! come late; workers repeat themselves, forge handles, fall silent, drain, die and come back under the same name.
 
 mod clients;
+mod moves;
 mod workers;
 
 use super::super::mutation::Mutation;
@@ -54,6 +55,8 @@ struct Box_ {
     closed: bool,
     orders: VecDeque<Order>,
     dispatches: VecDeque<Dispatch>,
+    /// What it was asked to keep.
+    wanted: VecDeque<TaskRef>,
     words: VecDeque<Word>,
     events: VecDeque<WorkerEvent>,
     queue: Vec<Item>,
@@ -117,6 +120,7 @@ impl Sim {
             prefetch_max: *rng.pick(&[2, 16, 1_024]),
             attempts_per_worker_max: *rng.pick(&[3, 16_384, 16_384]),
             restores_max: *rng.pick(&[0, 1, 8]),
+            move_within: *rng.pick(&[SECOND, 2 * SECOND, 120 * SECOND]),
             ..Config::standard()
         };
         let machine = match mutation {
@@ -124,7 +128,7 @@ impl Sim {
             None => Scheduler::new(config, 0),
         };
         let failing = *rng.pick(&FAILING);
-        let client_share = *rng.pick(&[0, 60, 60, 60]);
+        let client_share = *rng.pick(&[0, 65, 65, 65]);
         Sim {
             rng,
             machine,
@@ -153,7 +157,7 @@ impl Sim {
     fn run_inner(&mut self) -> Result<(), String> {
         self.submit()?;
         self.join(false)?;
-        let steps = if self.client_share > 0 { 350 } else { 200 };
+        let steps = if self.client_share > 0 { 480 } else { 240 };
         for _ in 0..50 + self.rng.below(steps) {
             self.act()?;
         }
@@ -192,6 +196,7 @@ impl Sim {
             | Output::CancelAttempts { session, .. }
             | Output::DrainWorker { session }
             | Output::DropObject { session, .. }
+            | Output::Fetch { session, .. }
             | Output::CloseSession { session, .. } => *session,
             _ => return,
         };
@@ -202,6 +207,7 @@ impl Sim {
             Output::CancelAttempts { handles, .. } => worker.orders.push_back(Order::Cancel(handles.clone())),
             Output::DrainWorker { .. } => worker.orders.push_back(Order::Drain),
             Output::DropObject { .. } => {}
+            Output::Fetch { task, .. } => worker.wanted.push_back(*task),
             _ => worker.closed = true,
         }
     }
@@ -313,6 +319,7 @@ impl Sim {
             closed: false,
             orders: VecDeque::new(),
             dispatches: VecDeque::new(),
+            wanted: VecDeque::new(),
             words: VecDeque::new(),
             events: VecDeque::new(),
             queue: Vec::new(),
