@@ -111,7 +111,7 @@ struct Guard {
 
 fn run(queue: &Receiver<Order>, mut guard: Option<Guard>, seen: &dyn Fn(Look), near: &dyn Fn(Measured)) {
     let mut watched: FxHashMap<u64, Watched> = FxHashMap::default();
-    let mut children = Children::of_leader().ok();
+    let mut eyes = Eyes { children: Children::of_leader().ok(), own: Memory::of("self").map(|own| own.range) };
     loop {
         let measure = guard.as_ref().filter(|_| !watched.is_empty()).map(|guard| guard.due);
         let next = watched.values().map(|w| w.due).chain(measure).min();
@@ -128,10 +128,10 @@ fn run(queue: &Receiver<Order>, mut guard: Option<Guard>, seen: &dyn Fn(Look), n
             Err(RecvTimeoutError::Timeout) => {
                 let now = Instant::now();
                 for (serial, one) in watched.iter_mut().filter(|(_, w)| w.due <= now) {
-                    look(*serial, one, &mut children, seen);
+                    look(*serial, one, &mut eyes, seen);
                 }
                 if let Some(guard) = guard.as_mut().filter(|guard| guard.due <= now) {
-                    guard.measure(&mut watched, &mut children, seen, near);
+                    guard.measure(&mut watched, &mut eyes, seen, near);
                 }
             }
         }
@@ -139,13 +139,7 @@ fn run(queue: &Receiver<Order>, mut guard: Option<Guard>, seen: &dyn Fn(Look), n
 }
 
 impl Guard {
-    fn measure(
-        &mut self,
-        watched: &mut FxHashMap<u64, Watched>,
-        children: &mut Option<Children>,
-        seen: &dyn Fn(Look),
-        near: &dyn Fn(Measured),
-    ) {
+    fn measure(&mut self, watched: &mut FxHashMap<u64, Watched>, eyes: &mut Eyes, seen: &dyn Fn(Look), near: &dyn Fn(Measured)) {
         let at = Instant::now();
         let Some(filled) = self.container.filled() else {
             self.due = at + PERIOD_MAX;
@@ -156,7 +150,7 @@ impl Guard {
             if self.looks_due <= at {
                 let begin = Instant::now();
                 for (serial, one) in watched.iter_mut() {
-                    look(*serial, one, children, seen);
+                    look(*serial, one, eyes, seen);
                 }
                 self.looks_due = Instant::now() + (begin.elapsed() * 20).clamp(MEASURE_NEAR, PERIOD_MAX);
             }
@@ -176,11 +170,18 @@ fn measure_period(percent: u64, cost: Duration) -> Duration {
     (cost * 100).clamp(least, MEASURE_MAX)
 }
 
-fn look(serial: u64, one: &mut Watched, children: &mut Option<Children>, seen: &dyn Fn(Look)) {
+/// What is looked with.
+struct Eyes {
+    children: Option<Children>,
+    /// Where the agent's own memory lies.
+    own: Option<String>,
+}
+
+fn look(serial: u64, one: &mut Watched, eyes: &mut Eyes, seen: &dyn Fn(Look)) {
     let begin = Instant::now();
     let mut processes = tree(one.pid);
     // What left the tree and stayed in the session is a child of the agent by now.
-    if let Some(children) = children {
+    if let Some(children) = &mut eyes.children {
         let mut orphans = Vec::new();
         children.read(&mut orphans);
         for orphan in orphans.into_iter().filter(|pid| *pid != one.pid) {
@@ -193,7 +194,8 @@ fn look(serial: u64, one: &mut Watched, children: &mut Option<Children>, seen: &
         one.looked = true;
         prefer_for_oom(&processes);
     }
-    let now_bytes = processes.iter().filter_map(|pid| proportional_set(*pid)).fold(0u64, u64::saturating_add);
+    let memory = processes.iter().filter_map(|pid| Memory::of(&pid.to_string())).collect();
+    let now_bytes = sum(memory, eyes.own.as_deref());
     one.peak = one.peak.max(now_bytes);
     let over = one.limit.is_some_and(|limit| now_bytes > limit);
     let near = one.limit.is_some_and(|limit| now_bytes > limit / 2);
@@ -207,11 +209,41 @@ fn look(serial: u64, one: &mut Watched, children: &mut Option<Children>, seen: &
     seen(Look { serial, now_bytes, peak_bytes: one.peak, over });
 }
 
-/// Proportional set size: shared pages are divided by how many share them, so that sums over processes make sense.
-fn proportional_set(pid: i32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib.saturating_mul(1024))
+/// The memory of a process, as `smaps_rollup` has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Memory {
+    /// Where it lies. Chosen at random by the kernel at each start of a program, so equal for two processes only when one has begun as
+    /// the other and has started no program since.
+    range: String,
+    /// Proportional set size, KiB: shared pages are divided by how many share them, so that sums over processes make sense.
+    pss: u64,
+    /// Resident set size, KiB.
+    rss: u64,
+}
+
+impl Memory {
+    fn of(process: &str) -> Option<Memory> {
+        Memory::parse(&std::fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok()?)
+    }
+
+    fn parse(text: &str) -> Option<Memory> {
+        let range = text.split(' ').next()?.to_owned();
+        let figure = |name| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+        };
+        Some(Memory { range, pss: figure("Pss:")?, rss: figure("Rss:")? })
+    }
+}
+
+/// Bytes of processes together. A process between `vfork` and the program that it starts has its parent's memory, not a share of it, and the
+/// kernel counts that for both: it is known by the same place and the very same figures, and is counted once. What still lies where the
+/// agent does is the agent's.
+fn sum(mut memory: Vec<Memory>, own: Option<&str>) -> u64 {
+    memory.sort_unstable();
+    memory.dedup();
+    let others = memory.iter().filter(|memory| Some(memory.range.as_str()) != own);
+    others.fold(0u64, |sum, memory| sum.saturating_add(memory.pss.saturating_mul(1024)))
 }
 
 /// When the machine runs out of memory, a task goes before its agent. Children inherit it, so the first look is enough.
@@ -240,10 +272,33 @@ mod tests {
 
     #[test]
     fn the_sum_of_this_process_is_what_it_holds() {
-        let before = proportional_set(std::process::id() as i32).expect("we may look at ourselves");
+        let before = Memory::of("self").expect("we may look at ourselves");
         let held = vec![1u8; 64 << 20];
-        let after = proportional_set(std::process::id() as i32).expect("we may look at ourselves");
-        assert!(after >= before + (60 << 20), "{before} {after}");
+        let after = Memory::of("self").expect("we may look at ourselves");
+        assert!(after.pss >= before.pss + (60 << 10) && after.rss >= after.pss, "{before:?} {after:?}");
+        assert_eq!(before.range, after.range);
         assert_eq!(held[5], 1);
+    }
+
+    /// A process that has a parent's memory until it has started its program, as a shell's and Python's children do.
+    #[test]
+    fn memory_that_two_processes_have_together_is_counted_once() {
+        let at = |range: &str, pss, rss| Memory { range: range.to_owned(), pss, rss };
+        let (parent, agent) = (at("1-2", 100_000, 120_000), at("3-4", 14_000, 15_000));
+        let forked = [at("1-2", 60_000, 120_000), at("1-2", 61_000, 120_500)];
+        let cases = [
+            (vec![parent.clone(), parent.clone(), parent.clone()], 100_000),
+            (vec![parent.clone(), agent.clone()], 100_000),
+            (vec![agent], 0),
+            (forked.to_vec(), 121_000),
+            (vec![parent, at("5-6", 100_000, 120_000)], 200_000),
+        ];
+        for (memory, expected) in cases {
+            let said = format!("{memory:?}");
+            assert_eq!(sum(memory, Some("3-4")), expected << 10, "{said}");
+        }
+        let text = "55d0a000-7ffc1000 ---p 00000000 00:00 0    [rollup]\nRss:    120000 kB\nPss:    100000 kB\n";
+        assert_eq!(Memory::parse(text), Some(at("55d0a000-7ffc1000", 100_000, 120_000)));
+        assert_eq!(Memory::parse(""), None);
     }
 }
