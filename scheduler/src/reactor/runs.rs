@@ -316,6 +316,7 @@ impl Reactor {
             let files: Vec<Digest> = groups.iter().flat_map(|group| group.files()).collect();
             self.outputs.store.begin(run, &header.name, directory, files, header.fetched);
             self.record(Record::RunBegan(Box::new(RunRecord {
+                began: jiff::Timestamp::now(),
                 run,
                 spec: header.clone(),
                 groups,

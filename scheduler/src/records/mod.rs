@@ -123,6 +123,8 @@ pub enum Count {
 pub struct RunRecord {
     /// Its id.
     pub run: RunId,
+    /// When it was taken. Not when it is recorded, which may be after its first tasks have started.
+    pub began: jiff::Timestamp,
     /// As submitted, without templates.
     pub spec: v1::RunSpec,
     /// Its groups in order.

@@ -92,7 +92,7 @@ impl Run {
     pub(super) fn begin(record: RunRecord) -> Run {
         let directory = PathBuf::from(&record.spec.directory);
         let total: u64 = record.groups.iter().map(|group| u64::from(group.spec.length)).sum();
-        let began = jiff::Timestamp::now();
+        let began = record.began;
         let mut run = Run {
             directory: directory.clone(),
             tasks: None,
