@@ -46,31 +46,8 @@ fn forget_variable() {
     unsafe { std::env::remove_var(FD_VARIABLE) };
 }
 
-/// Freed memory that the allocator keeps for the next call, bytes of each heap.
-#[cfg(target_env = "gnu")]
-const KEPT_BYTES: libc::c_int = 16 << 20;
-/// What is larger than this is mapped by itself and given back at once when it is freed, bytes.
-#[cfg(target_env = "gnu")]
-const MAPPED_FROM_BYTES: libc::c_int = 4 << 20;
-
-/// Values of megabytes come and go with every call. By default glibc gives their memory back in between, and each of its pages is made
-/// and cleared again for the next.
-#[cfg(target_env = "gnu")]
-#[allow(unsafe_code)]
-fn keep_memory() {
-    // SAFETY: it only sets figures of the allocator. What it refuses stays as it was.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM_BYTES);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES);
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn keep_memory() {}
-
 /// Serves on this descriptor until the agent says stop or is gone, then ends the process.
 pub fn serve(registry: Registry, fd: RawFd) -> ! {
-    keep_memory();
     let (socket, shared) = match Socket::inherited(fd).map_err(|e| e.to_string()).and_then(|s| greet(&registry, s)) {
         Ok(Some(greeted)) => greeted,
         // The agent has closed the door: it does not want this program, and says why to who asked.
