@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::kubernetes::Way;
 use crate::ui::Format;
 
 /// Runs scientific workflows, from a laptop to a cluster.
@@ -156,6 +157,19 @@ pub struct HowArgs {
     pub scheduler: SchedulerArgs,
     #[command(flatten)]
     pub kubernetes: KubernetesArgs,
+    #[command(flatten)]
+    pub way: WayArgs,
+}
+
+/// How a scheduler on Kubernetes is reached, where not by ports that the API server forwards.
+#[derive(Clone, Debug, Default, Args)]
+pub struct WayArgs {
+    /// Reach the scheduler's port 8786 at this address, where an ingress, a load balancer or a node passes its TLS on as it is
+    #[arg(long, value_name = "HOST:PORT", requires = "store_address", value_parser = parse_address)]
+    pub scheduler_address: Option<String>,
+    /// Reach its port 8788, from which files come, at this one
+    #[arg(long, value_name = "HOST:PORT", requires = "scheduler_address", value_parser = parse_address)]
+    pub store_address: Option<String>,
 }
 
 /// Which Kubernetes cluster, for targets of that provider.
@@ -177,6 +191,15 @@ pub struct ElsewhereArgs {
     pub namespace: Option<String>,
     #[command(flatten)]
     pub cluster: KubernetesArgs,
+    #[command(flatten)]
+    pub way: WayArgs,
+}
+
+impl WayArgs {
+    /// How a scheduler is reached, from inside its cluster or not.
+    pub fn way(&self, inside: bool) -> Way {
+        Way::of(self.scheduler_address.as_deref(), self.store_address.as_deref(), inside)
+    }
 }
 
 impl ElsewhereArgs {
@@ -435,6 +458,16 @@ pub fn parse_cpus(text: &str) -> Result<u64, String> {
         None => text.parse::<f64>().map_err(|_| bad())? * 1000.0,
     };
     if milli.is_finite() && (0.0..=1e9).contains(&milli) { Ok(milli.ceil() as u64) } else { Err(bad()) }
+}
+
+/// A host's name or address and a port.
+fn parse_address(text: &str) -> Result<String, String> {
+    let good = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let named = !host.is_empty() && !host.contains(['/', '@', ' ']) && (!host.contains(':') || host.starts_with('['));
+        named && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    good.then(|| text.to_owned())
+        .ok_or_else(|| format!("{text:?} is not HOST:PORT, such as runs.example.org:8786 or 192.0.2.7:30086"))
 }
 
 /// `512M` (10^6), `512Mi` or `512MiB` (2^20), plain bytes.

@@ -142,7 +142,7 @@ pub async fn named(
         return Ok((which, found));
     };
     let (found, what) = namespace.find(run, what).await?;
-    let live = kubernetes::open(namespace.api(), found.clone()).await?;
+    let live = kubernetes::open(namespace.api(), found.clone(), namespace.way()).await?;
     let progress = live.client.list_runs().await?.into_iter().find(|progress| progress.run == found.run);
     let run = match kubernetes::directory_here(&context.runs_dir, &found) {
         Some((directory, record)) => Which { directory, record, group: None, index: None },

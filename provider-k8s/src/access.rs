@@ -31,6 +31,8 @@ pub struct Connection {
     pub client: Client,
     /// Namespace of the context, else `default`.
     pub namespace: String,
+    /// This runs in a pod of the cluster and asks as the pod's service account: its Services can be reached by their names.
+    pub inside: bool,
 }
 
 impl Access {
@@ -39,15 +41,15 @@ impl Access {
     /// # Errors
     /// When there is no configuration, or not of that context, or it cannot be used.
     pub async fn connect(&self) -> Result<Connection, LaunchError> {
-        let mut config = self.config().await?;
+        let (mut config, inside) = self.config().await?;
         config.connect_timeout = Some(CONNECT_MAX);
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config.clone())
             .map_err(|error| error_of(format!("the Kubernetes configuration cannot be used: {}", failure::chain(&error)), ""))?;
-        Ok(Connection { config, client, namespace })
+        Ok(Connection { config, client, namespace, inside })
     }
 
-    async fn config(&self) -> Result<Config, LaunchError> {
+    async fn config(&self) -> Result<(Config, bool), LaunchError> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let help = "name a kubeconfig with --kubeconfig or KUBECONFIG, and a context with --context";
         if let Some(path) = &self.kubeconfig {
@@ -55,16 +57,23 @@ impl Access {
                 error_of(format!("the kubeconfig {} cannot be used: {}", path.display(), failure::chain(error)), help)
             };
             let read = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
-            return Config::from_custom_kubeconfig(read, &options).await.map_err(|error| unusable(&error));
+            let config = Config::from_custom_kubeconfig(read, &options).await.map_err(|error| unusable(&error))?;
+            return Ok((config, false));
         }
         if self.context.is_some() {
-            return Config::from_kubeconfig(&options)
-                .await
-                .map_err(|error| error_of(format!("the kubeconfig cannot be used: {}", failure::chain(&error)), help));
+            let config = Config::from_kubeconfig(&options).await;
+            let config =
+                config.map_err(|error| error_of(format!("the kubeconfig cannot be used: {}", failure::chain(&error)), help))?;
+            return Ok((config, false));
         }
-        Config::infer()
+        if let Ok(config) = Config::from_kubeconfig(&options).await {
+            return Ok((config, false));
+        }
+        // Without a kubeconfig there is the pod's own account, or nothing.
+        let config = Config::infer()
             .await
-            .map_err(|error| error_of(format!("no Kubernetes cluster is known: {}", failure::chain(&error)), help))
+            .map_err(|error| error_of(format!("no Kubernetes cluster is known: {}", failure::chain(&error)), help))?;
+        Ok((config, true))
     }
 }
 

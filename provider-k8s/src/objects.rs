@@ -79,6 +79,8 @@ pub struct Launch {
     pub options: KubernetesOptions,
     /// The workers.
     pub pools: Vec<Pool>,
+    /// Whoever starts the run reaches its scheduler by forwarded ports, and needs the right to.
+    pub forwards: bool,
     /// Files in [`CREDENTIALS_DIRECTORY`] of the scheduler's pod; `settings.json` is added.
     pub scheduler_secret: BTreeMap<String, Vec<u8>>,
     /// Files in [`CREDENTIALS_DIRECTORY`] of worker pods.

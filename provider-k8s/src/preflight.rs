@@ -76,7 +76,7 @@ async fn namespace_exists(client: &Client, launch: &Launch) -> Result<(), Launch
 
 async fn rights_are_there(client: &Client, launch: &Launch) -> Result<(), LaunchError> {
     let account = launch.options.service_account.as_deref();
-    let missing = rights::missing(client, &launch.namespace, &rights::needed(account.is_none())).await;
+    let missing = rights::missing(client, &launch.namespace, &rights::needed(account.is_none(), launch.forwards)).await;
     let missing = missing.map_err(|error| error_of(format!("rights cannot be asked for: {}", failure::chain(&error)), ""))?;
     if missing.is_empty() {
         return Ok(());

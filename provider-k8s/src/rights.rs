@@ -27,6 +27,9 @@ const fn for_account(group: &'static str, resource: &'static str, verbs: &'stati
     Right { group, resource, verbs, for_account: true }
 }
 
+/// What forwards ports of pods.
+const FORWARD: &str = "pods/portforward";
+
 /// What the scheduler needs.
 const SCHEDULER: [Right; 4] = [
     right("", "pods", &["create", "get", "list", "watch", "patch", "delete"]),
@@ -39,7 +42,7 @@ const SCHEDULER: [Right; 4] = [
 const USER: [Right; 9] = [
     right("", "pods", &["create", "get", "list", "watch", "patch", "delete"]),
     right("", "pods/log", &["get"]),
-    right("", "pods/portforward", &["create", "get"]),
+    right("", FORWARD, &["create", "get"]),
     right("", "events", &["create", "list"]),
     right("", "secrets", &["create", "get", "list"]),
     right("", "services", &["create", "get", "list"]),
@@ -54,9 +57,11 @@ pub const USER_ROLE: &str = "scalable-user";
 /// Questions that are asked at once.
 const AT_ONCE: usize = 16;
 
-/// Rights that whoever starts a run needs; without those for a service account where the run uses one that exists.
-pub fn needed(own_account: bool) -> Vec<Right> {
-    USER.into_iter().filter(|right| own_account || !right.for_account).collect()
+/// Rights that whoever starts a run needs; without those for a service account where the run uses one that exists, and without that to
+/// forward ports where the scheduler is reached without.
+pub fn needed(own_account: bool, forwards: bool) -> Vec<Right> {
+    let wanted = |right: &Right| (own_account || !right.for_account) && (forwards || right.resource != FORWARD);
+    USER.into_iter().filter(wanted).collect()
 }
 
 /// The rules of the scheduler's Role; `job` is the one Job it may change, nothing: any, for an account that serves several runs.
@@ -85,7 +90,7 @@ pub fn binding(namespace: &str, user: &str) -> String {
 /// The Role to ask an administrator for, as text for `kubectl apply`: for whoever starts runs, and where `account` is named also the
 /// service account of their schedulers with its own Role.
 pub fn manifests(namespace: &str, account: Option<&str>) -> String {
-    let mut text = role(USER_ROLE, namespace, &needed(account.is_none()));
+    let mut text = role(USER_ROLE, namespace, &needed(account.is_none(), true));
     if let Some(account) = account {
         text.push_str(&format!(
             "---\napiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {account}\n  namespace: {namespace}\n---\n"

@@ -9,7 +9,7 @@ use scalable_proto::v1;
 use scalable_provider_k8s::{KubernetesLauncher, Progress, Run};
 
 use super::reach::{Live, destroy, destroy_run};
-use super::{KubernetesRecord, launch};
+use super::{KubernetesRecord, Way, launch};
 use crate::carry_out::{Job, detached, with_more};
 use crate::cluster;
 use crate::commands::Context;
@@ -42,9 +42,17 @@ pub async fn carry_out(
     let namespace = launch::namespace(options, &connection.namespace);
     let results_ttl = Duration::from_millis(options.results_ttl_ms);
     let idle_ttl = if submission.spec.groups.is_empty() { job.idle_ttl } else { idle_ttl(job.idle_ttl, results_ttl) };
-    let planned = launch::plan(job.workflow, options, image, &directory.name, &namespace, idle_ttl.as_secs())?;
-    let cluster_id = planned.cluster_id.clone();
-    let at = KubernetesRecord { namespace, cluster_id, kubeconfig: access.kubeconfig, context: access.context };
+    let mut planned = launch::plan(job.workflow, options, image, &directory.name, &namespace, idle_ttl.as_secs())?;
+    let way = job.how.way.way(connection.inside);
+    planned.forwards = way == Way::Forwarded;
+    let at = KubernetesRecord {
+        namespace,
+        cluster_id: planned.cluster_id.clone(),
+        kubeconfig: access.kubeconfig,
+        context: access.context,
+        scheduler_address: job.how.way.scheduler_address.clone(),
+        store_address: job.how.way.store_address.clone(),
+    };
     let launcher = KubernetesLauncher { client: connection.client.clone(), launch: planned };
     let found = launcher.check().await?;
     if !found.name_free {
@@ -74,7 +82,7 @@ pub async fn carry_out(
         }
     };
     let run = scheduler.run.clone();
-    let outcome = match signals.unless(Live::open(scheduler)).await {
+    let outcome = match signals.unless(Live::open(scheduler, &way)).await {
         Ok(live) => with_scheduler(context, job, directory, record, &live, submission, &mut signals).await,
         Err(failure) => Err(failure),
     };

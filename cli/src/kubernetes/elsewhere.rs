@@ -8,8 +8,8 @@ use scalable_manifest::suggestion;
 use scalable_proto::v1;
 use scalable_provider_k8s::{Access, Run, names, namespace_end};
 
-use super::{KubernetesRecord, Live};
-use crate::args::ElsewhereArgs;
+use super::{KubernetesRecord, Live, Way};
+use crate::args::{ElsewhereArgs, WayArgs};
 use crate::exit::Failure;
 use crate::records::{GroupRecord, RunRecord, SCHEMA_VERSION};
 use crate::runs::{self, RunDirectory};
@@ -26,6 +26,8 @@ pub struct Namespace {
     pub name: String,
     api: Api,
     access: Access,
+    said: WayArgs,
+    way: Way,
 }
 
 /// A run of a namespace, as it is now.
@@ -58,12 +60,19 @@ impl Namespace {
         let access = Access { kubeconfig, context: args.cluster.context.clone() };
         let connection = access.connect().await?;
         let name = args.namespace.clone().unwrap_or(connection.namespace);
-        Ok(Some(Namespace { name, api: connection.client, access }))
+        let said = args.way.clone();
+        let way = said.way(connection.inside);
+        Ok(Some(Namespace { name, api: connection.client, access, said, way }))
     }
 
     /// What asks the API.
     pub fn api(&self) -> &Api {
         &self.api
+    }
+
+    /// How its schedulers are reached.
+    pub fn way(&self) -> &Way {
+        &self.way
     }
 
     /// The runs that are there, oldest first.
@@ -105,6 +114,8 @@ impl Namespace {
             cluster_id: run.cluster_id.clone(),
             kubeconfig: self.access.kubeconfig.clone(),
             context: self.access.context.clone(),
+            scheduler_address: self.said.scheduler_address.clone(),
+            store_address: self.said.store_address.clone(),
         }
     }
 
@@ -139,7 +150,8 @@ impl Namespace {
         let workers = scalable_provider_k8s::workers(&self.api, &self.name).await?;
         let mut seen = Vec::new();
         for some in runs.chunks(AT_ONCE) {
-            let asked: Vec<_> = some.iter().map(|run| tokio::spawn(state_of(self.api.clone(), run.clone()))).collect();
+            let asked: Vec<_> =
+                some.iter().map(|run| tokio::spawn(state_of(self.api.clone(), run.clone(), self.way.clone()))).collect();
             for (asked, run) in asked.into_iter().zip(some) {
                 let (state, why, tasks) =
                     asked.await.unwrap_or_else(|error| ("unreachable", format!("it could not be asked: {error}"), None));
@@ -152,7 +164,7 @@ impl Namespace {
 }
 
 /// State, why, and tasks over and in all.
-async fn state_of(api: Api, run: Run) -> (&'static str, String, Option<(u64, u64)>) {
+async fn state_of(api: Api, run: Run, way: Way) -> (&'static str, String, Option<(u64, u64)>) {
     if let Some(end) = &run.ended {
         return (if end.starts_with("Complete") { "ended" } else { "lost" }, end.clone(), None);
     }
@@ -161,7 +173,7 @@ async fn state_of(api: Api, run: Run) -> (&'static str, String, Option<(u64, u64
         Err(error) => return ("starting", error.message, None),
     };
     let asked = async {
-        let live = Live::open(scheduler).await?;
+        let live = Live::open(scheduler, &way).await?;
         Ok::<_, Failure>(live.client.list_runs().await?)
     };
     match tokio::time::timeout(ANSWER_WITHIN, asked).await {

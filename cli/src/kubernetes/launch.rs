@@ -62,6 +62,7 @@ pub fn plan(
         probe: Probe::default(),
         options: options.clone(),
         pools: Vec::new(),
+        forwards: true,
         scheduler_secret: files(cluster.scheduler_files()),
         worker_secret: files(cluster.worker_files()),
     };

@@ -22,6 +22,37 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long a scheduler that cannot be looked at may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a Service's name may take, before its ports are forwarded instead.
+const BY_NAME_WITHIN: Duration = Duration::from_secs(5);
+
+/// How a scheduler in a pod is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// By ports that the API server forwards.
+    #[default]
+    Forwarded,
+    /// By the name of its Service, from a pod of the same cluster; where that does not answer, as [`Way::Forwarded`].
+    Inside,
+    /// At addresses that were said, of 8786 and 8788: something there passes TLS on as it is.
+    Said {
+        /// Of 8786.
+        scheduler: String,
+        /// Of 8788.
+        store: String,
+    },
+}
+
+impl Way {
+    /// As it was said, else by where this runs.
+    pub fn of(scheduler: Option<&str>, store: Option<&str>, inside: bool) -> Way {
+        match (scheduler, store, inside) {
+            (Some(scheduler), Some(store), _) => Way::Said { scheduler: scheduler.to_owned(), store: store.to_owned() },
+            (_, _, true) => Way::Inside,
+            _ => Way::Forwarded,
+        }
+    }
+}
+
 /// A session with a scheduler in a pod. Its ports end with it.
 pub struct Live {
     /// The session.
@@ -36,11 +67,11 @@ pub struct Live {
 }
 
 impl Live {
-    /// Forwards the scheduler's ports and opens a session.
+    /// Opens a session, and forwards the scheduler's ports to loopback where that is the way; the page's in any case.
     ///
     /// # Errors
     /// Why there is none, in the words of whoever refused.
-    pub async fn open(scheduler: Scheduler) -> Result<Live, Failure> {
+    pub async fn open(scheduler: Scheduler, way: &Way) -> Result<Live, Failure> {
         let secret = scheduler.credentials().await.map_err(|error| {
             let run = &scheduler.run.run;
             let help = format!("whoever comes to a run now needs what is in it; `scalable down {run}` ends the run all the same");
@@ -51,31 +82,45 @@ impl Live {
             let made = scheduler.forward(port, 0).await;
             made.map_err(|error| Failure::io(format!("forward port {port} of pod {}", scheduler.pod), &error))
         };
+        // They only listen: nothing is asked of the API before somebody connects.
         let ports = [forward(PORT).await?, forward(OBJECT_PORT).await?, forward(HTTP_PORT).await?];
-        let connection = scalable_tls::Connection {
+        let forwarded = scalable_tls::Connection {
             address: format!("https://{}", ports[0].address()),
             cluster_id: text(file::CLUSTER_ID)?,
             ca_certificate: text(file::CA_CERTIFICATE)?,
             token: text(file::SUBMIT_TOKEN)?,
             store_address: Some(ports[1].address().to_string()),
         };
-        let client = tokio::time::timeout(CONNECT_WITHIN, Client::connect_with(&connection)).await;
-        let client = match client {
-            Ok(Ok(client)) => client,
-            Ok(Err(error)) => {
-                let failure = Failure::from(error);
-                return Err(match ports[0].problem() {
-                    Some(problem) => Failure { message: format!("{}: {problem}", failure.message), ..failure },
-                    None => failure,
-                });
+        let at = |scheduler: &str, store: &str| scalable_tls::Connection {
+            address: format!("https://{scheduler}"),
+            store_address: Some(store.to_owned()),
+            ..forwarded.clone()
+        };
+        let (connection, client) = match way {
+            Way::Said { scheduler: address, store } => {
+                let connection = at(address, store);
+                let client = connected(&connection, CONNECT_WITHIN).await.map_err(|failure| {
+                    let help = "see that what is there passes port 8786 of the scheduler's Service on without ending TLS; without \
+                                --scheduler-address its ports are forwarded through the API server";
+                    failure.help(help)
+                })?;
+                (connection, client)
             }
-            Err(_) => {
-                let why = ports[0].problem().unwrap_or_else(|| "nothing was answered".to_owned());
-                let waited = CONNECT_WITHIN.as_secs();
-                return Err(Failure::infrastructure(format!(
-                    "no session with the scheduler in pod {} within {waited} s: {why}",
-                    scheduler.pod
-                )));
+            Way::Inside => {
+                let service = format!("{}.{}.svc", scheduler.run.root.name, scheduler.run.namespace);
+                let by_name = at(&format!("{service}:{PORT}"), &format!("{service}:{OBJECT_PORT}"));
+                match connected(&by_name, BY_NAME_WITHIN).await {
+                    Ok(client) => (by_name, client),
+                    Err(failure) => {
+                        tracing::info!(service, why = %failure.message, "the scheduler's Service does not answer: its ports are forwarded");
+                        let client = by_forwarded(&forwarded, &ports[0], &scheduler.pod).await?;
+                        (forwarded, client)
+                    }
+                }
+            }
+            Way::Forwarded => {
+                let client = by_forwarded(&forwarded, &ports[0], &scheduler.pod).await?;
+                (forwarded, client)
             }
         };
         let http = format!("http://{}", ports[2].address());
@@ -105,6 +150,26 @@ impl Live {
             }
         }
     }
+}
+
+async fn connected(connection: &scalable_tls::Connection, within: Duration) -> Result<Client, Failure> {
+    match tokio::time::timeout(within, Client::connect_with(connection)).await {
+        Ok(connected) => Ok(connected?),
+        Err(_) => {
+            let (address, waited) = (&connection.address, within.as_secs());
+            Err(Failure::infrastructure(format!(
+                "no session with the scheduler at {address} within {waited} s: nothing was answered"
+            )))
+        }
+    }
+}
+
+/// As [`connected`], with what the API server said where the port could not be forwarded.
+async fn by_forwarded(connection: &scalable_tls::Connection, port: &Forward, pod: &str) -> Result<Client, Failure> {
+    connected(connection, CONNECT_WITHIN).await.map_err(|failure| match port.problem() {
+        Some(problem) => Failure { message: format!("pod {pod}: {}: {problem}", failure.message), ..failure },
+        None => failure,
+    })
 }
 
 fn text(secret: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<String, Failure> {
@@ -137,7 +202,8 @@ pub async fn attach(at: &KubernetesRecord, run: &str) -> Result<Live, Failure> {
 /// # Errors
 /// When it is not there any more, or does not answer.
 pub async fn look_for(at: &KubernetesRecord, run: &str) -> Result<Reached, Failure> {
-    let api = at.access().connect().await?.client;
+    let cluster = at.access().connect().await?;
+    let (api, way) = (cluster.client, at.way(cluster.inside));
     let found = match find(&api, at).await {
         Ok(Some(found)) => found,
         Ok(None) => return Err(nothing_left(&api, at, run).await),
@@ -147,25 +213,28 @@ pub async fn look_for(at: &KubernetesRecord, run: &str) -> Result<Reached, Failu
             None => return Err(failure),
         },
     };
-    reached(&api, found).await
+    reached(&api, found, &way).await
 }
 
 /// A session with the scheduler of this run.
 ///
 /// # Errors
 /// When it is over, or does not answer.
-pub async fn open(api: &Api, run: Run) -> Result<Live, Failure> {
+pub async fn open(api: &Api, run: Run, way: &Way) -> Result<Live, Failure> {
     let name = run.run.clone();
-    match reached(api, run).await? {
+    match reached(api, run, way).await? {
         Reached::Live(live) => Ok(*live),
         Reached::Lost(why) => Err(lost(&name, &why)),
     }
 }
 
-async fn reached(api: &Api, run: Run) -> Result<Reached, Failure> {
+async fn reached(api: &Api, run: Run, way: &Way) -> Result<Reached, Failure> {
     let name = run.run.clone();
     match fate(api, &run).await? {
-        Fate::Ready(_) => Ok(Reached::Live(Box::new(Live::open(scalable_provider_k8s::attach(api, run).await?).await?))),
+        Fate::Ready(_) => {
+            let scheduler = scalable_provider_k8s::attach(api, run).await?;
+            Ok(Reached::Live(Box::new(Live::open(scheduler, way).await?)))
+        }
         Fate::Over(words) => Ok(Reached::Lost(words)),
         Fate::Hidden(words) => Err(Failure::infrastructure(format!("{name} cannot be looked at: {words}"))),
         Fate::Waiting(waiting) => {

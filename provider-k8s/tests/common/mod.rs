@@ -54,7 +54,7 @@ impl Ground {
 
     /// Gives `scientist` the Role that `rights::manifests` asks for.
     pub async fn with_role(self) -> Ground {
-        let rules: Vec<_> = rights::needed(true)
+        let rules: Vec<_> = rights::needed(true, true)
             .iter()
             .map(|right| {
                 let resources: Vec<_> = right.resource.split(',').collect();
@@ -106,6 +106,7 @@ impl Ground {
                 probe: Probe { path: "/readyz".to_owned(), port: 8787, tls: false },
                 options,
                 pools,
+                forwards: true,
                 scheduler_secret: BTreeMap::from([("token".to_owned(), b"s".to_vec())]),
                 worker_secret: BTreeMap::from([("token".to_owned(), b"w".to_vec())]),
             },

@@ -12,6 +12,7 @@ mod guide;
 mod lifecycle;
 mod lost;
 mod options;
+mod reach;
 mod reasons;
 mod refused;
 mod scaling;
