@@ -1,7 +1,7 @@
 //! Schedulers that are reached without forwarded ports, by users who have no right to forward any.
 
 use serde_json::{Value, json};
-use tests::{Ground, IMAGE, LONG, until_within};
+use tests::{Ground, IMAGE, LONG, scheduler_image, until_within};
 
 use crate::lifecycle::{ENSEMBLE, ONE};
 
@@ -56,8 +56,7 @@ fn from_a_pod_of_the_cluster() {
         return;
     };
     without_forwarding(&ground);
-    let scheduler_image = std::env::var("SCALABLE_TEST_SCHEDULER_IMAGE")
-        .unwrap_or_else(|_| format!("scalable-scheduler:{}", env!("CARGO_PKG_VERSION")));
+    let scheduler_image = scheduler_image();
     ground.apply(&format!(
         "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: driver}}\n---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n\
          metadata: {{name: driver}}\nroleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: scalable-user}}\nsubjects:\n\
