@@ -23,7 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a Service's name may take, before its ports are forwarded instead.
-const BY_NAME_WITHIN: Duration = Duration::from_secs(5);
+const BY_NAME_WITHIN: Duration = Duration::from_secs(10);
+/// A Service that does not lead anywhere yet is tried again after this.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// How a scheduler in a pod is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,7 +101,7 @@ impl Live {
         let (connection, client) = match way {
             Way::Said { scheduler: address, store } => {
                 let connection = at(address, store);
-                let client = connected(&connection, CONNECT_WITHIN).await.map_err(|failure| {
+                let client = soon_connected(&connection, CONNECT_WITHIN).await.map_err(|failure| {
                     let help = "see that what is there passes port 8786 of the scheduler's Service on without ending TLS; without \
                                 --scheduler-address its ports are forwarded through the API server";
                     failure.help(help)
@@ -109,7 +111,7 @@ impl Live {
             Way::Inside => {
                 let service = format!("{}.{}.svc", scheduler.run.root.name, scheduler.run.namespace);
                 let by_name = at(&format!("{service}:{PORT}"), &format!("{service}:{OBJECT_PORT}"));
-                match connected(&by_name, BY_NAME_WITHIN).await {
+                match soon_connected(&by_name, BY_NAME_WITHIN).await {
                     Ok(client) => (by_name, client),
                     Err(failure) => {
                         tracing::info!(service, why = %failure.message, "the scheduler's Service does not answer: its ports are forwarded");
@@ -155,13 +157,29 @@ impl Live {
 async fn connected(connection: &scalable_tls::Connection, within: Duration) -> Result<Client, Failure> {
     match tokio::time::timeout(within, Client::connect_with(connection)).await {
         Ok(connected) => Ok(connected?),
-        Err(_) => {
-            let (address, waited) = (&connection.address, within.as_secs());
-            Err(Failure::infrastructure(format!(
-                "no session with the scheduler at {address} within {waited} s: nothing was answered"
-            )))
+        Err(_) => Err(unanswered(connection, within, "nothing was answered")),
+    }
+}
+
+/// As [`connected`], again and again: a Service leads to its pod somewhat later than Kubernetes calls that ready.
+async fn soon_connected(connection: &scalable_tls::Connection, within: Duration) -> Result<Client, Failure> {
+    let ends = tokio::time::Instant::now() + within;
+    loop {
+        match tokio::time::timeout_at(ends, Client::connect_with(connection)).await {
+            Ok(Ok(client)) => return Ok(client),
+            Ok(Err(scalable::Error::Unreachable { reason, .. })) if tokio::time::Instant::now() + AGAIN_AFTER >= ends => {
+                return Err(unanswered(connection, within, &reason));
+            }
+            Ok(Err(scalable::Error::Unreachable { .. })) => tokio::time::sleep(AGAIN_AFTER).await,
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(unanswered(connection, within, "nothing was answered")),
         }
     }
+}
+
+fn unanswered(connection: &scalable_tls::Connection, within: Duration, why: &str) -> Failure {
+    let (address, waited) = (&connection.address, within.as_secs());
+    Failure::infrastructure(format!("no session with the scheduler at {address} within {waited} s: {why}"))
 }
 
 /// As [`connected`], with what the API server said where the port could not be forwarded.
