@@ -348,8 +348,10 @@ impl Session {
         let shared = self.shared();
         let mut outbox = shared.outbox();
         let ordinal = outbox.add_group(Box::new(spec));
+        // Known before it is sent, or what is answered at once would find nobody.
+        let group = Group::new(self.inner.stake.clone(), ordinal, name, in_order);
         shared.queued(outbox);
-        Group::new(self.inner.stake.clone(), ordinal, name, in_order)
+        group
     }
 
     fn growing(&self) -> MutexGuard<'_, FxHashMap<Key, Arc<Group>>> {
