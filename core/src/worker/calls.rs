@@ -127,6 +127,8 @@ pub(super) struct Lane {
     queue: VecDeque<Range>,
     /// Calls in the queue that are not over.
     pub queued: u32,
+    /// Calls that will be in it when their objects have come.
+    pub fetching: u32,
     pub granted: u32,
     /// Slots of these that have not been fed yet.
     pub unfed: u32,
@@ -218,7 +220,7 @@ impl Calls {
     }
 
     pub fn open_lane(&mut self, request: Resources) -> Option<LaneId> {
-        let lane = Lane { request, queue: VecDeque::new(), queued: 0, granted: 0, unfed: 0, overtaken: 0 };
+        let lane = Lane { request, queue: VecDeque::new(), queued: 0, fetching: 0, granted: 0, unfed: 0, overtaken: 0 };
         if let Some(at) = self.lanes.iter().position(Option::is_none) {
             self.lanes[at] = Some(lane);
             return Some(LaneId(at as u32));
@@ -258,11 +260,14 @@ impl Calls {
                     }
                 }
             }
+            fetching += if waits { left - before } else { 0 };
+            if left == before {
+                continue;
+            }
+            let Some(lane) = self.lane_mut(lane) else { continue };
             if waits {
-                fetching += left - before;
-            } else if left > before
-                && let Some(lane) = self.lane_mut(lane)
-            {
+                lane.fetching += left - before;
+            } else {
                 lane.queue.push_back(Range { batch: number, serial, first, count });
                 lane.queued += left - before;
             }
@@ -345,7 +350,8 @@ impl Calls {
         batch.states[call.at as usize] = after.map_or(0, |state| state as u8);
         let (handle, attempt) = (Handle::from_u64(batch.handles[call.at as usize]), batch.attempts[call.at as usize]);
         let serial = batch.serial;
-        let lane = if before == State::Queued || after == Some(State::Queued) { batch.lane(call.at) } else { None };
+        let waits = [Some(before), after].iter().any(|state| matches!(state, Some(State::Queued | State::Fetching)));
+        let lane = if waits { batch.lane(call.at) } else { None };
         let first_cause = self.causes.get(&call).copied().or(cause);
         match (after, first_cause) {
             (Some(State::Unwanted), Some(cause)) => drop(self.causes.insert(call, cause)),
@@ -357,10 +363,11 @@ impl Calls {
             self.unsee(call, after);
         }
         if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(lane.0 as usize)?.as_mut()) {
+            lane.fetching -= u32::from(before == State::Fetching);
             if before == State::Queued {
                 lane.queued -= 1;
                 self.queued -= 1;
-            } else {
+            } else if after == Some(State::Queued) {
                 lane.queued += 1;
                 self.queued += 1;
                 let range = Range { batch: call.batch, serial, first: call.at, count: 1 };

@@ -239,6 +239,33 @@ fn a_call_waits_for_what_it_reads_and_takes_nothing_meanwhile() {
 }
 
 #[test]
+fn a_lane_whose_calls_wait_for_what_they_read_is_not_closed() {
+    let mut w = worker();
+    let lane = w.open_lane(LARGE).expect("it fits");
+    let waiting = |serial, n| CallBatch {
+        serial,
+        handles: vec![handle(n).to_u64()],
+        attempts: vec![1],
+        timeouts_ms: Vec::new(),
+        parts: vec![Part { first: 0, count: 1, lane, fetching: true }],
+    };
+    let batch = w.dispatch_calls(waiting(1, 1));
+    assert!(!w.close_lane(lane), "its number would be another lane's when the objects have come");
+    let call = CallId { batch, at: 0 };
+    assert!(w.call_ready(call) && !w.close_lane(lane));
+    assert_eq!(outputs(&mut w), [CallOutput::Slot(lane)]);
+    assert_eq!(feed(&mut w, lane, 1, 1), [call]);
+    assert!(w.call_over(call, &mut Vec::new()).is_some());
+    w.slot_free(lane, false, 0, &mut Vec::new());
+    w.dispatch_calls(waiting(2, 2));
+    let reply = step(&mut w, 0, Input::Retract(vec![handle(2)]));
+    assert_eq!(reply, [Output::Retracted { given_back: vec![handle(2)], kept: vec![] }]);
+    w.dispatch_calls(waiting(3, 3));
+    step(&mut w, 0, Input::Void);
+    assert!(w.close_lane(lane), "nothing of it is left");
+}
+
+#[test]
 fn a_paused_worker_starts_nothing_new() {
     let mut w = worker();
     let lane = w.open_lane(SMALL).expect("it fits");

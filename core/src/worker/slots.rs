@@ -25,9 +25,9 @@ impl Worker {
         self.calls.open_lane(request)
     }
 
-    /// Closes a lane that has neither calls nor slots. False when it has.
+    /// Closes a lane that has neither calls nor slots, those included whose objects are on their way. False when it has.
     pub fn close_lane(&mut self, lane: LaneId) -> bool {
-        let held = |row: &super::calls::Lane| row.queued == 0 && row.granted == 0;
+        let held = |row: &super::calls::Lane| row.queued == 0 && row.fetching == 0 && row.granted == 0;
         let idle = self.calls.lane(lane).is_some_and(held);
         if idle {
             self.calls.lanes[lane.0 as usize] = None;
