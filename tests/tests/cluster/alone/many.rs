@@ -105,5 +105,6 @@ fn two_hundred_workers() {
     assert!(meanwhile <= 10, "{meanwhile} requests while nothing changed");
     run.signal(Signal::SIGINT);
     run.wait_within(2 * LONG).calm().expect(0);
-    ground.nothing_is_left();
+    // How fast played nodes let go of two hundred pods is theirs: the command line does not wait for nodes that do not answer.
+    ground.becomes_empty(2 * LONG);
 }
