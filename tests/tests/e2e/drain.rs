@@ -1,7 +1,7 @@
 //! SIGTERM to a worker is a drain: what it has is finished or handed back, and nobody is charged for it.
 
 use nix::sys::signal::Signal;
-use tests::{Sandbox, until};
+use tests::{Running, Sandbox, until};
 
 const ONE_TASK: &str = r#"
 targets: { local: { provider: local } }
@@ -11,16 +11,18 @@ tasks:
     outputs: { value: file }
 "#;
 
+/// A worker with room for one task, which it gives back soon after it was told to leave.
+fn worker(sandbox: &Sandbox, address: &str) -> Running {
+    let arguments =
+        ["--scheduler", address, "--token-file", "token", "--cpus", "1", "--memory", "1G", "--drain-deadline", "100ms"];
+    sandbox.start("scalable-worker", &arguments)
+}
+
 #[test]
 fn ten_sigterms_of_the_worker_with_the_task() {
     let sandbox = Sandbox::new();
     sandbox.token();
     let (_scheduler, address) = super::by_hand::scheduler(&sandbox);
-    let worker = || {
-        let arguments =
-            ["--scheduler", &address, "--token-file", "token", "--cpus", "1", "--memory", "1G", "--drain-deadline", "100ms"];
-        sandbox.start("scalable-worker", &arguments)
-    };
     sandbox.manifest(ONE_TASK);
     let run = sandbox.start("scalable", &["run", "--address", &address, "--token-file", "token"]);
     let started = |times: usize| {
@@ -29,12 +31,12 @@ fn ten_sigterms_of_the_worker_with_the_task() {
         });
     };
     for times in 1..=10 {
-        let worker = worker();
+        let worker = worker(&sandbox, &address);
         started(times);
         worker.signal(Signal::SIGTERM);
         worker.wait().calm().expect(0);
     }
-    let _last = worker();
+    let _last = worker(&sandbox, &address);
     started(11);
     sandbox.write("gate", "");
     run.wait().calm().expect(0);
@@ -54,19 +56,14 @@ fn submit_prints_what_the_attempt_that_succeeded_has_said() {
     let sandbox = Sandbox::new();
     sandbox.token();
     let (_scheduler, address) = super::by_hand::scheduler(&sandbox);
-    let worker = || {
-        let arguments =
-            ["--scheduler", &address, "--token-file", "token", "--cpus", "1", "--memory", "1G", "--drain-deadline", "100ms"];
-        sandbox.start("scalable-worker", &arguments)
-    };
     let script = "echo started; echo started >> notes; until [ -e gate ]; do sleep 0.05; done; echo done";
-    let first = worker();
+    let first = worker(&sandbox, &address);
     let submit = sandbox.start("scalable", &["submit", "--address", &address, "--token-file", "token", "--", "sh", "-c", script]);
     let started = |times: usize| until("the next start", || (sandbox.lines("notes").len() == times).then_some(()));
     started(1);
     first.signal(Signal::SIGTERM);
     first.wait().calm().expect(0);
-    let _second = worker();
+    let _second = worker(&sandbox, &address);
     started(2);
     sandbox.write("gate", "");
     assert_eq!(submit.wait().calm().expect(0).stdout, "started\ndone\n");
