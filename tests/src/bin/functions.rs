@@ -108,6 +108,13 @@ fn read(directory: String, n: u64, bytes: Vec<u8>) -> u64 {
     bytes.iter().filter(|byte| **byte == n as u8).count() as u64
 }
 
+/// Returns when the test, or a function in another process, has made this file.
+async fn there(path: &Path) {
+    while !path.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Appends a line in one piece.
 fn note(directory: impl AsRef<Path>, file: &str, n: u64) {
     let mut file = OpenOptions::new().append(true).create(true).open(directory.as_ref().join(file)).unwrap();
@@ -150,9 +157,7 @@ async fn drive(words: &[&str]) -> Result<(), Error> {
         ["cancel"] => {
             let mark = std::env::current_dir().unwrap().join("spins");
             let busy = session.submit(spin, (mark.display().to_string(),)).await?;
-            while !mark.exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            there(&mark).await;
             let asked = Instant::now();
             busy.cancel();
             println!("{} {}", said(busy.await), asked.elapsed() < Duration::from_secs(1));
@@ -172,9 +177,7 @@ async fn drive(words: &[&str]) -> Result<(), Error> {
             let made = session.map(make, (here(), 0..count_of, scalable::same(bytes))).await?;
             made.wait().await;
             println!("made");
-            while !Path::new(directory).join("read now").exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            there(&Path::new(directory).join("read now")).await;
             let counted = session.map(read.with().cpus(2), (here(), 0..count_of, &made)).await?;
             println!("{}", counted.gather().await?.iter().all(|counted| *counted == bytes));
             let made = made.gather().await?;
@@ -187,9 +190,7 @@ async fn drive(words: &[&str]) -> Result<(), Error> {
             let made = session.map(make_behind, (gate, here, 0..count_of, scalable::same(bytes))).await?;
             made.wait().await;
             println!("made");
-            while !Path::new(directory).join("read now").exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            there(&Path::new(directory).join("read now")).await;
             let counted = session.map(count, (&made, (0..count_of).map(|n| n as u8))).await?;
             println!("{}", counted.gather().await?.iter().all(|counted| *counted == bytes));
             let made = made.gather().await?;
