@@ -42,7 +42,7 @@ impl Scheduler {
         let mut slots: Vec<u32> = Vec::new();
         for group in groups {
             let group = self.group_of(group);
-            slots.extend(group.dispatched.iter().filter(|(index, _)| (first..end).contains(*index)).map(|(_, slot)| *slot));
+            slots.extend(group.dispatched.iter().filter(|(index, _)| (first..end).contains(index)).map(|(_, slot)| slot));
         }
         self.cancel_rows(slots, out);
     }
@@ -131,10 +131,10 @@ impl Scheduler {
             }
             self.close_open(group, Closed::Cancelled, out);
             self.cancel_unstarted(group, 0, u32::MAX, out);
-            for slot in self.group_of(group).dispatched.values() {
-                let row = self.rows.get(*slot);
+            for (_, slot) in self.group_of(group).dispatched.iter() {
+                let row = self.rows.get(slot);
                 if row.state == TaskState::Assigned && self.worker(row.worker).state == crate::messages::WorkerState::Active {
-                    asked.entry(row.worker).or_default().push(*slot);
+                    asked.entry(row.worker).or_default().push(slot);
                 }
             }
         }

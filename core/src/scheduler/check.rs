@@ -67,7 +67,7 @@ impl Scheduler {
             );
             let known = self.groups.get(&group);
             ensure!(
-                known.is_some_and(|group| group.dispatched.get(&index) == Some(&slot)),
+                known.is_some_and(|group| group.dispatched.get(index) == Some(slot)),
                 "row {slot} and task {}[{index}] do not know each other",
                 group.0
             );
@@ -85,7 +85,7 @@ impl Scheduler {
             };
             ensure!(fits, "row {slot} is {:?} on the list {:?}, holding: {}", row.state, row.place, row.holds);
         }
-        let by_group: usize = self.groups.values().map(|group| group.dispatched.len()).sum();
+        let by_group: u32 = self.groups.values().map(|group| group.dispatched.len()).sum();
         ensure!(by_group == dispatched, "{dispatched} rows are live and groups count {by_group}");
         Ok(())
     }
@@ -176,7 +176,7 @@ impl Scheduler {
             }
         }
         let mut running = 0;
-        for (&index, &slot) in &group.dispatched {
+        for (index, slot) in group.dispatched.iter() {
             ensure!(index < length && all.insert(index), "element {index} is on a worker and in another state");
             running += u32::from(self.rows.get(slot).place == Place::Executing);
             total += 1;
@@ -188,7 +188,7 @@ impl Scheduler {
         let over = !group.growing && (group.length.is_some() || group.closed.is_some()) && ended == length;
         ensure!(over == group.over, "over: {over}, and it says {}", group.over);
         ensure!(
-            group.max_parallel == 0 || group.dispatched.len() as u32 <= group.max_parallel,
+            group.max_parallel == 0 || group.dispatched.len() <= group.max_parallel,
             "{} of at most {} are on workers",
             group.dispatched.len(),
             group.max_parallel
@@ -351,7 +351,9 @@ impl Scheduler {
                 ensure!(!groups.is_empty(), "class {key:?} has an empty level {level:?}");
                 listed.extend(groups.iter().map(|group| (*key, *group)));
             }
-            ensure!(class.entries.is_empty() || class.candidates.is_empty(), "class {key:?} has work and workers to look at");
+            ensure!(class.entries.is_empty() || !class.has_workers(), "class {key:?} has work and workers to look at");
+            let serving = self.serving(*key).count();
+            ensure!(class.workers as usize == serving, "class {key:?} counts {} workers of {serving}", class.workers);
             if let Some(slot) = class.reserved {
                 ensure!(!class.entries.is_empty(), "class {key:?} keeps a worker free for nothing");
                 ensure!(self.worker(slot).rows() > 0, "worker '{}' is kept free, idle and unused", self.worker(slot).name);
@@ -371,7 +373,7 @@ impl Scheduler {
                     queue.indexed
                 );
                 ensure!(listed.remove(&(queue.key, *id)) == queue.indexed, "group {} and the index disagree", id.0);
-                let by_group = group.max_parallel > 0 && group.dispatched.len() as u32 >= group.max_parallel;
+                let by_group = group.max_parallel > 0 && group.dispatched.len() >= group.max_parallel;
                 if !queue.ready.is_empty() && by_totals && !by_group && !late {
                     let waits = self.runs.get(&group.run).is_some_and(|run| run.throttled.contains(id));
                     ensure!(waits, "group {} waits for totals and nobody knows", id.0);

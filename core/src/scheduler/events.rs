@@ -188,7 +188,7 @@ impl Scheduler {
         self.rows.free(slot);
 
         let group = self.groups.get_mut(&row.group).expect("a row's group is known as long as the row lives");
-        group.dispatched.remove(&row.index);
+        group.dispatched.remove(row.index);
         group.running -= u32::from(row.place == Place::Executing);
         if let Some(finish) = finish.filter(|finish| has_executed(finish.class)) {
             group.measure(finish.wall, finish.cpu);

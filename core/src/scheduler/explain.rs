@@ -39,7 +39,7 @@ impl Scheduler {
             TaskState::Ready => self.explain_ready(task, group, run),
             TaskState::Backoff => self.explain_backoff(group, task.index, now),
             TaskState::Assigned | TaskState::Running | TaskState::Retracting | TaskState::Cancelling => {
-                let slot = *group.dispatched.get(&task.index)?;
+                let slot = group.dispatched.get(task.index)?;
                 self.explain_dispatched(slot, now)
             }
             TaskState::Succeeded => self.explain_succeeded(group, task),
@@ -175,7 +175,7 @@ impl Scheduler {
             return format!("'{}', which has no length yet", group.name);
         };
         let ended = length - group.unsettled;
-        let on_workers = group.dispatched.len() as u32;
+        let on_workers = group.dispatched.len();
         let mut parts = String::new();
         for (count, word) in [
             (group.running, "executing"),
@@ -210,7 +210,7 @@ impl Scheduler {
                 return sentence;
             }
         }
-        if group.max_parallel > 0 && group.dispatched.len() as u32 >= group.max_parallel {
+        if group.max_parallel > 0 && group.dispatched.len() >= group.max_parallel {
             let count = group.dispatched.len();
             let _ =
                 write!(sentence, "of '{}', {count} are on workers, and its max_parallel is {}", group.name, group.max_parallel);

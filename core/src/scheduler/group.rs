@@ -4,13 +4,13 @@ use super::depend::Upstream;
 use super::edges::Cells;
 use super::interval_set::IntervalSet;
 use super::ready::ClassKey;
+use super::row_map::RowMap;
 use super::rows::NIL;
 use super::views::Forgotten;
 use crate::ids::{GroupId, Micros, RunId, SessionId, ShapeId, TaskRef};
 use crate::messages::{OutcomeClass, RunEnd};
 use crate::resources::{ResourceName, Resources};
 use crate::spec::Policy;
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -109,7 +109,7 @@ pub(super) struct Group {
     pub(super) queues: Vec<Queue>,
     pub(super) backoff: IntervalSet,
     /// Slots of dispatched attempts by index.
-    pub(super) dispatched: FxHashMap<u32, u32>,
+    pub(super) dispatched: RowMap,
     pub(super) running: u32,
     pub(super) succeeded: IntervalSet,
     pub(super) failed: IntervalSet,
@@ -200,9 +200,7 @@ impl Group {
         let ready = self.queues.iter_mut().map(|queue| &mut queue.ready);
         sets.into_iter().chain(ends).chain(ready).for_each(IntervalSet::mend);
         // Empty maps keep what they have had room for.
-        if self.dispatched.is_empty() {
-            self.dispatched = FxHashMap::default();
-        }
+        self.dispatched.shrink();
         if self.objects.is_empty() {
             self.objects = BTreeMap::new();
         }
@@ -264,7 +262,7 @@ impl Group {
             Some(memo) => memo.attempts,
             None => {
                 let failed = self.failed.contains(index) && !self.rejected.contains(index);
-                u32::from(failed || self.dispatched.contains_key(&index) || self.succeeded.contains(index))
+                u32::from(failed || self.dispatched.get(index).is_some() || self.succeeded.contains(index))
             }
         }
     }

@@ -79,6 +79,7 @@ impl Scheduler {
             moves: Default::default(),
         };
         let deadline = worker.deadline;
+        self.count_serving(&worker, 1);
         let slot = match self.free_workers.pop() {
             Some(slot) => {
                 self.workers[slot as usize] = Some(worker);
@@ -228,11 +229,13 @@ impl Scheduler {
         self.changed.remove(&slot);
         self.last_changed = None;
         self.idle_check.retain(|idle| *idle != slot);
+        self.count_serving(&worker, -1);
         for component in worker.components {
             self.components.release(component);
         }
         for (key, class) in &mut self.classes {
-            if class.candidates.remove(&slot) && class.candidates.is_empty() {
+            let looked_at = class.free.set(slot, false) | class.ahead.set(slot, false);
+            if looked_at && !class.has_workers() {
                 self.open.remove(key);
             }
         }

@@ -46,6 +46,7 @@ pub mod projection;
 mod ready;
 mod restore;
 mod retry;
+mod row_map;
 mod rows;
 mod scaling;
 mod steal;
@@ -107,6 +108,8 @@ pub struct Config {
     pub sessions_kept: usize,
     /// Most attempts that a worker is sent ahead of room.
     pub prefetch_max: u32,
+    /// Most attempts that are sent ahead of room to all workers of a class, whatever one may have: each costs a row.
+    pub prefetch_total_max: u32,
     /// Tasks at least this long are never sent ahead of room.
     pub short_task: Micros,
     /// Most attempts on one worker, however little each takes.
@@ -138,6 +141,7 @@ impl Config {
             pools_max: 1_024,
             sessions_kept: 256,
             prefetch_max: 1_024,
+            prefetch_total_max: 1 << 17,
             short_task: 200 * MILLISECOND,
             attempts_per_worker_max: 16_384,
             edges_max: 64 << 20,

@@ -9,10 +9,10 @@
 use super::Scheduler;
 use super::depend::UpstreamKind;
 use super::group::{Group, Object};
-use super::ready::ClassKey;
+use super::place::Work;
 use super::rows::{NIL, Place};
 use super::worker_book::Worker;
-use crate::ids::{GroupId, Micros, SECOND, TaskRef};
+use crate::ids::{Micros, SECOND, TaskRef};
 use crate::messages::Outbox;
 use crate::resources::Resources;
 use smallvec::SmallVec;
@@ -97,35 +97,23 @@ impl Scheduler {
         wall.saturating_mul(u64::from(attempts)) / u64::from(slots)
     }
 
-    /// Places tasks of the group one by one, each where it is expected to begin first, as long as some worker has room or may be
-    /// sent something ahead of it.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one decision")]
-    pub(super) fn place_near(
-        &mut self,
-        id: GroupId,
-        key: ClassKey,
-        shape: &Resources,
-        candidates: &[u32],
-        mut left: u32,
-        now: Micros,
-        out: &mut Outbox,
-    ) {
+    /// Places tasks of the group one by one, each where it is expected to begin first, as long as some worker of those given has
+    /// room or may be sent something ahead of it.
+    pub(super) fn place_near(&mut self, work: Work<'_>, workers: [&[u32]; 2], mut left: u32, now: Micros, out: &mut Outbox) {
+        let shape = work.shape;
         let load = |scheduler: &Scheduler, slot: u32| {
             let worker = scheduler.worker(slot);
             (worker.load(), worker.rows(), slot)
         };
-        let mut free: BinaryHeap<_> = candidates
-            .iter()
-            .filter(|slot| self.has_room(self.worker(**slot), shape))
-            .map(|slot| Reverse(load(self, *slot)))
-            .collect();
-        let mut ahead: BinaryHeap<_> = candidates
-            .iter()
-            .filter(|slot| self.room_ahead(**slot, id, shape) > 0)
+        let workers = || workers.into_iter().flatten();
+        let mut free: BinaryHeap<_> =
+            workers().filter(|slot| self.has_room(self.worker(**slot), shape)).map(|slot| Reverse(load(self, *slot))).collect();
+        let mut ahead: BinaryHeap<_> = workers()
+            .filter(|slot| self.room_ahead(**slot, work) > 0)
             .map(|slot| Reverse((self.worker(*slot).prefetched.len, *slot)))
             .collect();
         while left > 0 {
-            let Some(index) = self.first_ready(id, key) else { break };
+            let Some(index) = self.first_ready(work.group, work.key) else { break };
             // Entries are as old as the last look at their worker.
             let least = loop {
                 let Some(&Reverse(entry)) = free.peek() else { break None };
@@ -139,18 +127,18 @@ impl Scheduler {
             };
             let shortest = loop {
                 let Some(&Reverse((len, slot))) = ahead.peek() else { break None };
-                if self.room_ahead(slot, id, shape) > 0 && self.worker(slot).prefetched.len == len {
+                if self.room_ahead(slot, work) > 0 && self.worker(slot).prefetched.len == len {
                     break Some(slot);
                 }
                 ahead.pop();
-                if self.room_ahead(slot, id, shape) > 0 {
+                if self.room_ahead(slot, work) > 0 {
                     ahead.push(Reverse((self.worker(slot).prefetched.len, slot)));
                 }
             };
-            let near = self.near(TaskRef { group: id, index });
-            let Some(worker) = self.nearest(id, key, shape, &near, least, shortest) else { break };
+            let near = self.near(TaskRef { group: work.group, index });
+            let Some(worker) = self.nearest(work, &near, least, shortest) else { break };
             let to = if self.has_room(self.worker(worker), shape) { Place::Admitted } else { Place::Prefetched };
-            if self.place_block(id, key, worker, 1, shape, to, now, out) == 0 {
+            if self.place_block(work, worker, 1, to, now, out) == 0 {
                 break;
             }
             left -= 1;
@@ -159,16 +147,9 @@ impl Scheduler {
 
     /// The worker on which a task is expected to begin first: the least loaded one with room, the one with the shortest queue
     /// that may be sent more, or a holder of its inputs.
-    fn nearest(
-        &self,
-        id: GroupId,
-        key: ClassKey,
-        shape: &Resources,
-        near: &Near,
-        least: Option<u32>,
-        shortest: Option<u32>,
-    ) -> Option<u32> {
-        let group = self.group_of(id);
+    fn nearest(&self, work: Work<'_>, near: &Near, least: Option<u32>, shortest: Option<u32>) -> Option<u32> {
+        let Work { key, shape, .. } = work;
+        let group = self.group_of(work.group);
         let cost = |slot: u32| {
             let worker = self.worker(slot);
             let waiting = match self.has_room(worker, shape) {
@@ -180,11 +161,11 @@ impl Scheduler {
         let other = least.or(shortest)?;
         let holders = near.by_worker.iter().map(|(slot, _)| *slot).filter(|slot| {
             let worker = self.worker(*slot);
-            let serves = worker.serves(key.component) && worker.capacity.fits(&Resources::default(), shape);
+            let serves = worker.holds_one(key.component, shape);
             let room = match least {
                 // With somebody free a holder may be waited for as long as the move would take.
                 Some(_) => self.has_room(worker, shape) || self.may_wait(worker, group),
-                None => self.room_ahead(*slot, id, shape) > 0,
+                None => self.room_ahead(*slot, work) > 0,
             };
             worker.takes_work() && serves && room
         });

@@ -4,11 +4,11 @@
 //! groups of an open run take turns: none of them waits for the end of another that happens to be longer.
 //! The place: the least loaded worker that serves the component and has room. When nobody has room, short tasks are sent ahead
 //! of it, as many as a worker finishes in two round trips, so that it never waits for the next one.
+//! A choice costs what it places, however many workers there are: see [`super::ready`].
 //!
 //! A task that is to run alone gets a worker of its own: one is kept free of new work until it is idle.
 
 use super::Scheduler;
-use super::group::Group;
 use super::mutation::Mutation;
 use super::ready::ClassKey;
 use super::rows::{NewRow, Place};
@@ -23,9 +23,11 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 /// Most tasks that one worker gets at a time, from the front of the queue: neighbours end together and stay one range.
 const BLOCK_MAX: u32 = 64;
-/// Workers that are looked at for one choice. Of more, each choice looks at the next ones: the least loaded of so many is near
-/// enough to the least loaded of all.
+/// Workers that are looked at for one choice, and one more for every block of what is to be placed. Of more, each choice looks at
+/// the next ones: the least loaded of so many is near enough to the least loaded of all.
 const LOOK_MAX: usize = 64;
+/// The same for workers that have no room, of which the one with the shortest queue is sent something ahead of it.
+const AHEAD_LOOK_MAX: usize = 16;
 /// Cpu time that one group of an open run may be given while others of it wait, in micros.
 const TURN: Micros = 10 * MILLISECOND;
 
@@ -37,14 +39,21 @@ struct Pick {
     most: u32,
 }
 
+/// Tasks of one queue, which are to be placed.
+#[derive(Clone, Copy)]
+pub(super) struct Work<'a> {
+    pub(super) group: GroupId,
+    pub(super) key: ClassKey,
+    pub(super) shape: &'a Resources,
+    /// Most that a worker is sent ahead of room beyond its slots: as much as every worker that serves them may be sent.
+    pub(super) fair: u32,
+}
+
 /// Neighbouring tasks on their way to one worker.
-struct Block<'a> {
-    group: GroupId,
+struct Block {
     worker: u32,
     first: u32,
     count: u32,
-    key: ClassKey,
-    shape: &'a Resources,
     to: Place,
 }
 
@@ -144,32 +153,28 @@ impl Scheduler {
     fn place_group(&mut self, pick: &Pick, now: Micros, out: &mut Outbox) {
         let Pick { key, group: id, most } = *pick;
         let shape = self.shape_of(key.shape);
-        let Some(class) = self.classes.get_mut(&key) else { return };
-        let look = LOOK_MAX.max(most.min(1 << 20) as usize / 64);
-        let candidates: Vec<u32> = match class.candidates.len() > look {
-            false => class.candidates.iter().copied().collect(),
-            true => {
-                let after = class.candidates.range(class.looked..).chain(class.candidates.range(..class.looked));
-                after.take(look).copied().collect()
-            }
+        let (allowed, _) = self.allowance(id);
+        let ready = self.ready_in(id, key);
+        let mut left = most.min(allowed).min(ready);
+        let workers = self.classes.get(&key).map_or(1, |class| class.workers.max(1));
+        let fair = ready.div_ceil(workers).min(self.config.prefetch_total_max / workers);
+        let work = Work { group: id, key, shape: &shape, fair };
+        let look = |least: usize| least.max(left as usize / BLOCK_MAX as usize);
+        let Some((free, all)) = self.look_for_room(key, &shape, look(LOOK_MAX)) else { return };
+        let ahead = match all {
+            true => self.classes.get_mut(&key).map_or_else(Vec::new, |class| class.ahead.look(look(AHEAD_LOOK_MAX))),
+            false => Vec::new(),
         };
-        class.looked = candidates.last().map_or(0, |last| last + 1);
         if let Some(run) = self.groups.get(&id).and_then(|group| self.runs.get_mut(&group.run)) {
             run.turn = id;
         }
-        let (allowed, _) = self.allowance(id);
-        let mut left = most.min(allowed).min(self.ready_in(id, key));
 
         if left > 0 && self.reads_objects(self.group_of(id)) {
-            self.place_near(id, key, &shape, &candidates, left, now, out);
+            self.place_near(work, [&free, &ahead], left, now, out);
             left = 0;
         }
         let entry = |worker: &Worker, slot: u32| Reverse((worker.turn(), slot));
-        let mut heap: BinaryHeap<_> = candidates
-            .iter()
-            .filter(|slot| self.has_room(self.worker(**slot), &shape))
-            .map(|slot| entry(self.worker(*slot), *slot))
-            .collect();
+        let mut heap: BinaryHeap<_> = free.iter().map(|slot| entry(self.worker(*slot), *slot)).collect();
         while left > 0
             && let Some(Reverse((_, slot))) = heap.pop()
         {
@@ -177,43 +182,59 @@ impl Scheduler {
                 true => BLOCK_MAX,
                 false => (left / (8 * (heap.len() as u32 + 1))).clamp(1, BLOCK_MAX),
             };
-            let placed = self.place_block(id, key, slot, share.min(left), &shape, Place::Admitted, now, out);
+            let placed = self.place_block(work, slot, share.min(left), Place::Admitted, now, out);
             left -= placed;
             if placed > 0 && self.has_room(self.worker(slot), &shape) {
                 heap.push(entry(self.worker(slot), slot));
             }
         }
 
-        if left > 0 {
-            let mut heap: BinaryHeap<_> = candidates
+        if left > 0 && all {
+            let mut heap: BinaryHeap<_> = free
                 .iter()
-                .filter(|slot| self.room_ahead(**slot, id, &shape) > 0)
+                .chain(&ahead)
+                .filter(|slot| self.room_ahead(**slot, work) > 0)
                 .map(|slot| Reverse((self.worker(*slot).prefetched.len, *slot)))
                 .collect();
             while left > 0
                 && let Some(Reverse((_, slot))) = heap.pop()
             {
                 let share = left / (8 * (heap.len() as u32 + 1));
-                let share = share.clamp(1, BLOCK_MAX).min(self.room_ahead(slot, id, &shape));
-                let placed = self.place_block(id, key, slot, share, &shape, Place::Prefetched, now, out);
+                let share = share.clamp(1, BLOCK_MAX).min(self.room_ahead(slot, work));
+                let placed = self.place_block(work, slot, share, Place::Prefetched, now, out);
                 left -= placed;
-                if placed > 0 && self.room_ahead(slot, id, &shape) > 0 {
+                if placed > 0 && self.room_ahead(slot, work) > 0 {
                     heap.push(Reverse((self.worker(slot).prefetched.len, slot)));
                 }
             }
         }
 
-        let full = |slot: &u32| !self.has_room(self.worker(*slot), &shape) && self.room_ahead(*slot, id, &shape) == 0;
-        let full: Vec<u32> = candidates.into_iter().filter(full).collect();
-        if let Some(class) = self.classes.get_mut(&key) {
-            for slot in full {
-                class.candidates.remove(&slot);
-            }
-            if class.candidates.is_empty() {
-                self.open.remove(&key);
-            }
+        for slot in free.into_iter().chain(ahead) {
+            let room = self.has_room(self.worker(slot), &shape);
+            let room_ahead = !room && self.room_ahead(slot, work) > 0;
+            let Some(class) = self.classes.get_mut(&key) else { break };
+            class.free.set(slot, room);
+            class.ahead.set(slot, room_ahead);
+        }
+        if self.classes.get(&key).is_none_or(|class| !class.has_workers()) {
+            self.open.remove(&key);
         }
         self.index_group(id);
+    }
+
+    /// Workers of the class that have room, at most `look` are looked at, and whether no other worker has. What has none may be
+    /// sent something ahead of it. Nothing when those that were looked at have no room and others may have.
+    fn look_for_room(&mut self, key: ClassKey, shape: &Resources, look: usize) -> Option<(Vec<u32>, bool)> {
+        let class = self.classes.get_mut(&key)?;
+        let all = class.free.len() <= look;
+        let looked = class.free.look(look);
+        let (free, full): (Vec<u32>, Vec<u32>) = looked.into_iter().partition(|slot| self.has_room(self.worker(*slot), shape));
+        let class = self.classes.get_mut(&key)?;
+        for slot in full {
+            class.free.set(slot, false);
+            class.ahead.set(slot, true);
+        }
+        (all || !free.is_empty()).then_some((free, all))
     }
 
     /// Whether a worker takes a task of this shape and has room for it.
@@ -224,12 +245,12 @@ impl Scheduler {
     }
 
     /// How many more tasks of a group a worker without room may be sent ahead of it.
-    pub(super) fn room_ahead(&self, slot: u32, id: GroupId, shape: &Resources) -> u32 {
+    pub(super) fn room_ahead(&self, slot: u32, work: Work<'_>) -> u32 {
         let worker = self.worker(slot);
-        if !worker.takes_work() || self.has_room(worker, shape) {
+        if !worker.takes_work() || self.has_room(worker, work.shape) {
             return 0;
         }
-        let depth = self.prefetch_depth(worker, self.group_of(id), shape);
+        let depth = self.prefetch_depth(worker, work);
         let rows = self.config.attempts_per_worker_max.saturating_sub(worker.rows());
         depth.saturating_sub(worker.prefetched.len).min(rows)
     }
@@ -243,51 +264,50 @@ impl Scheduler {
         self.group_of(id).queues.iter().find(|queue| queue.key == key).map_or(0, |queue| queue.ready.len())
     }
 
-    /// How many rows may be sent to a worker ahead of room: what it finishes in two round trips, and one for every slot.
-    fn prefetch_depth(&self, worker: &Worker, group: &Group, shape: &Resources) -> u32 {
+    /// How many rows may be sent to a worker ahead of room: what it finishes in two round trips, as long as as much is left for
+    /// every other worker, and one for every slot.
+    fn prefetch_depth(&self, worker: &Worker, work: Work<'_>) -> u32 {
+        let group = self.group_of(work.group);
         let (Some(wall), Some(round_trip)) = (group.wall_mean, worker.round_trip) else { return 0 };
         if wall >= self.config.short_task || !group.totals.is_empty() {
             return 0;
         }
         let most = self.config.prefetch_max;
-        let slots = u64::from(worker.slots(shape, most));
+        let slots = u64::from(worker.slots(work.shape, most));
         let turns = round_trip.saturating_mul(2).div_ceil(wall.max(1)).min(u64::from(most));
-        (slots * turns + slots).min(u64::from(most)) as u32
+        ((slots * turns).min(u64::from(work.fair)) + slots).min(u64::from(most)) as u32
     }
 
     /// Takes up to `most` tasks from the front of the queue and sends them to one worker; says how many went.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one decision")]
     pub(super) fn place_block(
         &mut self,
-        id: GroupId,
-        key: ClassKey,
+        work: Work<'_>,
         worker: u32,
         most: u32,
-        shape: &Resources,
         to: Place,
         now: Micros,
         out: &mut Outbox,
     ) -> u32 {
         let room = match to {
-            Place::Admitted if !self.mutations.has(Mutation::OverAdmit) => self.worker(worker).room_for(shape, most),
+            Place::Admitted if !self.mutations.has(Mutation::OverAdmit) => self.worker(worker).room_for(work.shape, most),
             _ => most,
         };
         let room = room.min(self.config.attempts_per_worker_max.saturating_sub(self.worker(worker).rows()));
         let mut placed = 0;
         while placed < room {
-            let queue = self.group_mut(id).queues.iter_mut().find(|queue| queue.key == key);
+            let queue = self.group_mut(work.group).queues.iter_mut().find(|queue| queue.key == work.key);
             let Some((first, count)) = queue.and_then(|queue| queue.ready.take_first(room - placed)) else { break };
-            self.dispatch(Block { group: id, worker, first, count, key, shape, to }, now, out);
+            self.dispatch(work, Block { worker, first, count, to }, now, out);
             placed += count;
         }
         placed
     }
 
     /// Makes a row for each task of the block and tells the worker.
-    fn dispatch(&mut self, block: Block<'_>, now: Micros, out: &mut Outbox) {
-        let estimate = self.estimate(block.key, block.group);
+    fn dispatch(&mut self, work: Work<'_>, block: Block, now: Micros, out: &mut Outbox) {
+        let estimate = self.estimate(work.key, work.group);
         let repeat_fence = self.mutations.has(Mutation::RepeatFence);
-        let group = self.groups.get_mut(&block.group).expect("an indexed group is known");
+        let group = self.groups.get_mut(&work.group).expect("an indexed group is known");
         let run = self.runs.get_mut(&group.run).expect("a group's run is known as long as the group");
         let worker = self.workers[block.worker as usize].as_mut().expect("a candidate is a live worker");
         self.counts.task(TaskState::Ready, TaskEvent::Dispatch, block.count);
@@ -308,20 +328,20 @@ impl Scheduler {
             if !repeat_fence || self.fence.is_multiple_of(2) {
                 self.fence += 1;
             }
-            let task = TaskRef { group: block.group, index };
+            let task = TaskRef { group: work.group, index };
             let handle = self.rows.add(NewRow {
                 fence: self.fence,
                 since: now,
                 task,
                 attempt,
                 worker: block.worker,
-                shape: block.key.shape,
+                shape: work.key.shape,
                 estimate,
                 prompt: admitted,
             });
             worker.link(&mut self.rows, handle.slot, block.to);
             if admitted {
-                worker.hold(&mut self.rows, handle.slot, block.shape);
+                worker.hold(&mut self.rows, handle.slot, work.shape);
             }
             group.dispatched.insert(index, handle.slot);
             for &(name, amount) in &group.totals {
@@ -329,7 +349,7 @@ impl Scheduler {
             }
             out.push(Output::Dispatch {
                 session: worker.session,
-                dispatch: Dispatch { handle, task, attempt, shape: block.key.shape, timeout, fence: self.fence },
+                dispatch: Dispatch { handle, task, attempt, shape: work.key.shape, timeout, fence: self.fence },
             });
         }
     }
@@ -366,7 +386,8 @@ impl Scheduler {
             return self.close_class(key);
         }
         let shape = self.shape_of(key.shape);
-        if self.place_block(id, key, slot, 1, &shape, Place::Admitted, now, out) == 0 {
+        let work = Work { group: id, key, shape: &shape, fair: 0 };
+        if self.place_block(work, slot, 1, Place::Admitted, now, out) == 0 {
             self.worker_mut(slot).alone = false;
         }
         self.index_group(id);
@@ -375,7 +396,8 @@ impl Scheduler {
     /// Nothing more to place in this class until a worker changes.
     fn close_class(&mut self, key: ClassKey) {
         if let Some(class) = self.classes.get_mut(&key) {
-            class.candidates.clear();
+            class.free.clear();
+            class.ahead.clear();
         }
         self.open.remove(&key);
     }
@@ -388,11 +410,12 @@ impl Scheduler {
         let keys: Vec<ClassKey> =
             self.classes.iter().filter(|(_, class)| class.reserved == Some(slot)).map(|(key, _)| *key).collect();
         for key in keys {
-            let candidates = self.serving(key).filter(|slot| self.worker(*slot).state == WorkerState::Active).collect();
+            let serving = self.serving(key).filter(|slot| self.worker(*slot).state == WorkerState::Active).collect();
             if let Some(class) = self.classes.get_mut(&key) {
                 class.reserved = None;
-                class.candidates = candidates;
-                if !class.entries.is_empty() && !class.candidates.is_empty() {
+                class.free = serving;
+                class.ahead.clear();
+                if !class.entries.is_empty() && class.has_workers() {
                     self.open.insert(key);
                 }
             }

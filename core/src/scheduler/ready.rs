@@ -1,13 +1,15 @@
 //! The ready index: which groups have work, by scheduling class, and which workers may have room for a class.
 //!
 //! Tasks of one class (component, shape, company) fit on the same workers. A class is looked at only when it has work *and* a
-//! worker that may take it; a worker found full leaves the class's candidates until its room changes. So a step costs what it
-//! places, not what waits.
+//! worker that may take it. A worker found without room is no longer looked at for it, only for what may be sent ahead of room;
+//! one that is found full for that too is not looked at at all until its room changes. So a step costs what it places, not what
+//! waits, and not what is busy.
 
 use super::Scheduler;
 use super::group::Queue;
 use super::interval_set::IntervalSet;
 use super::mutation::Mutation;
+use super::worker_book::Worker;
 use crate::ids::{GroupId, RunId, ShapeId, TaskRef};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,33 +34,98 @@ pub(super) struct Class {
     pub(super) users: u32,
     /// Groups with work that may be placed now.
     pub(super) entries: BTreeMap<Level, BTreeSet<GroupId>>,
-    /// Slots of workers that may have room.
-    pub(super) candidates: BTreeSet<u32>,
-    /// Where the next look at a part of them begins.
-    pub(super) looked: u32,
+    /// How many workers could hold one of its tasks when empty.
+    pub(super) workers: u32,
+    /// Workers that may have room.
+    pub(super) free: Slots,
+    /// Workers without room that may be sent something ahead of it.
+    pub(super) ahead: Slots,
     /// The worker kept free for the next task, where it is to run alone.
     pub(super) reserved: Option<u32>,
 }
 
+impl Class {
+    /// Whether any worker may take its tasks.
+    pub(super) fn has_workers(&self) -> bool {
+        !self.free.is_empty() || !self.ahead.is_empty()
+    }
+}
+
+/// Slots of workers, of which a part is looked at in turn.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    slots: BTreeSet<u32>,
+    /// Where the next look begins.
+    next: u32,
+}
+
+impl Slots {
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Adds or takes away a worker; says whether it was there.
+    pub(super) fn set(&mut self, slot: u32, there: bool) -> bool {
+        match there {
+            true => !self.slots.insert(slot),
+            false => self.slots.remove(&slot),
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.slots.clear();
+    }
+
+    /// All of them; of more than `most`, those after the last look.
+    pub(super) fn look(&mut self, most: usize) -> Vec<u32> {
+        if self.slots.len() <= most {
+            return self.slots.iter().copied().collect();
+        }
+        let looked: Vec<u32> = self.slots.range(self.next..).chain(self.slots.range(..self.next)).take(most).copied().collect();
+        self.next = looked.last().map_or(0, |last| last + 1);
+        looked
+    }
+}
+
+impl FromIterator<u32> for Slots {
+    fn from_iter<I: IntoIterator<Item = u32>>(slots: I) -> Self {
+        Slots { slots: slots.into_iter().collect(), next: 0 }
+    }
+}
+
 impl Scheduler {
-    /// A queue of the class, whose candidates are at first all workers that serve it.
+    /// A queue of the class, for which at first all workers that serve it may have room.
     pub(super) fn new_queue(&mut self, key: ClassKey) -> Queue {
-        let candidates = match self.classes.contains_key(&key) {
-            true => BTreeSet::new(),
-            false => self.serving(key).collect(),
-        };
-        let class = self.classes.entry(key).or_insert_with(|| Class { candidates, ..Class::default() });
-        class.users += 1;
+        if !self.classes.contains_key(&key) {
+            let free: Slots = self.serving(key).collect();
+            self.classes.insert(key, Class { workers: free.len() as u32, free, ..Class::default() });
+        }
+        if let Some(class) = self.classes.get_mut(&key) {
+            class.users += 1;
+        }
         Queue { key, ready: IntervalSet::new(), indexed: false }
     }
 
     /// Slots of workers that serve a class and could hold one of its tasks when empty.
     pub(super) fn serving(&self, key: ClassKey) -> impl Iterator<Item = u32> + '_ {
         let shape = self.shape_of(key.shape);
-        self.workers.iter().enumerate().filter_map(move |(slot, worker)| {
-            let worker = worker.as_ref()?;
-            (worker.serves(key.component) && worker.capacity.fits(&Default::default(), &shape)).then_some(slot as u32)
-        })
+        self.workers
+            .iter()
+            .enumerate()
+            .filter_map(move |(slot, worker)| worker.as_ref()?.holds_one(key.component, &shape).then_some(slot as u32))
+    }
+
+    /// A worker has come (`1`) or has gone (`-1`): the classes that it serves have another number of workers.
+    pub(super) fn count_serving(&mut self, worker: &Worker, by: i32) {
+        for (key, class) in &mut self.classes {
+            if self.shapes.get(key.shape.0).is_some_and(|shape| worker.holds_one(key.component, shape)) {
+                class.workers = class.workers.saturating_add_signed(by);
+            }
+        }
     }
 
     /// The group is over: its queues are gone.
@@ -77,7 +144,7 @@ impl Scheduler {
     /// How many more tasks of the group may be on workers, by its own limit and the run's totals.
     pub(super) fn allowance(&self, id: GroupId) -> (u32, bool) {
         let group = self.group_of(id);
-        let on_workers = group.dispatched.len() as u32;
+        let on_workers = group.dispatched.len();
         let mut allowed = match group.max_parallel {
             0 => u32::MAX,
             most => most.saturating_sub(on_workers),
@@ -113,7 +180,7 @@ impl Scheduler {
             let Some(class) = self.classes.get_mut(&queue.key) else { continue };
             if wanted {
                 class.entries.entry(level).or_default().insert(id);
-                if !class.candidates.is_empty() {
+                if class.has_workers() {
                     self.open.insert(queue.key);
                 }
             } else {
@@ -206,7 +273,8 @@ impl Scheduler {
             }
             for (key, class) in &mut self.classes {
                 if worker.serves(key.component) {
-                    class.candidates.insert(slot);
+                    class.free.set(slot, true);
+                    class.ahead.set(slot, false);
                     if !class.entries.is_empty() {
                         self.open.insert(*key);
                     }

@@ -106,7 +106,7 @@ impl Scheduler {
     fn group_load(&self, id: GroupId, capacity: &Resources) -> planner::Group {
         let group = self.group_of(id);
         let (allowed, _) = self.allowance(id);
-        let sent = (group.dispatched.len() as u32).saturating_sub(group.running);
+        let sent = group.dispatched.len().saturating_sub(group.running);
         let (soon, soon_in) = match self.ready_in_about(group) {
             Some(after) => (group.waiting.len(), after),
             None => (0, 0),
@@ -127,7 +127,7 @@ impl Scheduler {
         let mut longest = None;
         for upstream in &group.upstreams {
             let upstream = self.groups.get(&upstream.group)?;
-            let left = upstream.ready_len().saturating_add(upstream.dispatched.len() as u32);
+            let left = upstream.ready_len().saturating_add(upstream.dispatched.len());
             if !upstream.waiting.is_empty() || !upstream.backoff.is_empty() || upstream.growing {
                 return None;
             }

@@ -13,7 +13,7 @@ use crate::ids::{Handle, Micros, SessionId};
 use crate::messages::{Outbox, OutcomeClass, Output, WorkerState};
 
 /// Workers that a thief looks at.
-const RICH_MAX: usize = 64;
+const RICH_MAX: usize = 16;
 
 impl Scheduler {
     /// Workers whose room has changed and that got nothing: each takes half of what the richest one of its pool was sent ahead.

@@ -177,7 +177,7 @@ impl Scheduler {
     /// A group, unless it is unknown or forgotten.
     pub fn group(&self, group: GroupId) -> Option<GroupView> {
         let group = self.groups.get(&group)?;
-        let dispatched = group.dispatched.len() as u32;
+        let dispatched = group.dispatched.len();
         Some(GroupView {
             name: group.name.clone(),
             run: group.run,
@@ -239,7 +239,7 @@ impl Scheduler {
         if task.index >= group.length? {
             return None;
         }
-        if let Some(&slot) = group.dispatched.get(&task.index) {
+        if let Some(slot) = group.dispatched.get(task.index) {
             return Some(self.rows.get(slot).state);
         }
         let ranges = [
@@ -267,8 +267,8 @@ impl Scheduler {
 
     /// The worker that a task's current attempt is on.
     pub fn task_worker(&self, task: TaskRef) -> Option<SessionId> {
-        let slot = self.groups.get(&task.group)?.dispatched.get(&task.index)?;
-        Some(self.worker(self.rows.get(*slot).worker).session)
+        let slot = self.groups.get(&task.group)?.dispatched.get(task.index)?;
+        Some(self.worker(self.rows.get(slot).worker).session)
     }
 
     /// Up to `limit` indices of the group that are in `state`, from `first` on, in order. Takes time for the group's dispatched
@@ -292,8 +292,8 @@ impl Scheduler {
             }
             TaskState::Assigned | TaskState::Running | TaskState::Retracting | TaskState::Cancelling => {
                 let in_state =
-                    group.dispatched.iter().filter(|(index, slot)| **index >= first && self.rows.get(**slot).state == state);
-                let mut found: Vec<u32> = in_state.map(|(index, _)| *index).collect();
+                    group.dispatched.iter().filter(|(index, slot)| *index >= first && self.rows.get(*slot).state == state);
+                let mut found: Vec<u32> = in_state.map(|(index, _)| index).collect();
                 found.sort_unstable();
                 found.truncate(limit);
                 found

@@ -104,6 +104,11 @@ impl Worker {
         }
     }
 
+    /// Whether it serves a component and could hold a task of this shape if it were empty.
+    pub(super) fn holds_one(&self, component: u32, shape: &Resources) -> bool {
+        self.serves(component) && self.capacity.fits(&Resources::default(), shape)
+    }
+
     /// How many tasks of this shape it could hold if it were empty, at most `most`.
     pub(super) fn slots(&self, shape: &Resources, most: u32) -> u32 {
         room(&self.capacity, &Resources::default(), shape, most)

@@ -35,12 +35,33 @@ fn started(groups: Vec<GroupSpec>, slots: u64) -> (Scheduler, Outbox) {
         groups,
     };
     machine.step(0, Input::Submit(Box::new(spec)), &mut out);
-    let session = SessionId(1);
-    let capacity = Resources { milli_cpus: slots * 1_000, memory_bytes: u64::MAX, ..Resources::default() };
-    let worker = WorkerSpec { name: "w".to_owned(), pool: "p".to_owned(), components: vec!["*".to_owned()], capacity };
-    machine.step(0, Input::Join { session, worker }, &mut out);
-    machine.step(0, Input::Attach { session, connection: Connection::Data }, &mut out);
+    join(&mut machine, SessionId(1), slots, &mut out);
     (machine, out)
+}
+
+/// A worker comes, with room for so many tasks.
+fn join(machine: &mut Scheduler, session: SessionId, slots: u64, out: &mut Outbox) {
+    let capacity = Resources { milli_cpus: slots * 1_000, memory_bytes: u64::MAX, ..Resources::default() };
+    let name = format!("w{}", session.0);
+    let worker = WorkerSpec { name, pool: "p".to_owned(), components: vec!["*".to_owned()], capacity };
+    machine.step(0, Input::Join { session, worker }, out);
+    machine.step(0, Input::Attach { session, connection: Connection::Data }, out);
+}
+
+/// What a worker says of a task that took so many microseconds.
+fn finish(class: OutcomeClass, wall: Micros) -> EventKind {
+    EventKind::Finished(Finish {
+        class,
+        exit_code: None,
+        signalled: false,
+        wall,
+        cpu: 1,
+        peak_memory_bytes: 0,
+        length: None,
+        token: 0,
+        result: Stored::None,
+        missing: None,
+    })
 }
 
 /// Ends what was dispatched, successfully or not, until `steps` batches were taken or nothing is left.
@@ -50,19 +71,7 @@ fn work(machine: &mut Scheduler, mut out: Outbox, steps: usize, class: impl Fn(T
         for output in out.drain(..) {
             match output {
                 Output::Dispatch { dispatch, .. } => {
-                    let finish = Finish {
-                        class: class(dispatch.task),
-                        exit_code: None,
-                        signalled: false,
-                        wall: SECOND,
-                        cpu: 1,
-                        peak_memory_bytes: 0,
-                        length: None,
-                        token: 0,
-                        result: Stored::None,
-                        missing: None,
-                    };
-                    let kind = EventKind::Finished(finish);
+                    let kind = finish(class(dispatch.task), SECOND);
                     events.push(WorkerEvent { handle: dispatch.handle, attempt: dispatch.attempt, kind });
                 }
                 Output::RunEnded { end, .. } => return Some(end),
@@ -185,4 +194,54 @@ fn ended_runs_are_forgotten_and_leave_nothing() {
     machine.step(0, Input::Forget { run: RunId(9) }, &mut out);
     machine.step(0, Input::Forget { run: RunId(10) }, &mut out);
     assert!(machine.shape(ShapeId(1)).is_none(), "a shape without users is known");
+}
+
+/// Sends so many more tasks to 500 workers of one slot each, and says where each went.
+fn appended(machine: &mut Scheduler, first: u32, count: u32, out: &mut Outbox) -> Vec<(SessionId, Dispatch)> {
+    let append = Input::Append { run: RunId(1), group: GroupId(1), first, count, edges: Vec::new(), last: false };
+    machine.step(SECOND, append, out);
+    let sent = |output| match output {
+        Output::Dispatch { session, dispatch } => Some((session, dispatch)),
+        _ => None,
+    };
+    out.drain(..).filter_map(sent).collect()
+}
+
+#[test]
+fn of_hundreds_of_workers_that_may_be_sent_more_the_idle_one_is_found() {
+    let (workers, mut out) = (500, Outbox::new());
+    let mut machine = Scheduler::new(Config::standard(), 0);
+    for session in 1..=workers {
+        join(&mut machine, SessionId(session), 1, &mut out);
+    }
+    let growing = GroupSpec { length: Length::Growing, ..group("a".to_owned(), 0, Vec::new()) };
+    let spec = RunSpec {
+        name: "r".to_owned(),
+        owner: String::new(),
+        weight: 1,
+        client_key: [0; 16],
+        max_failures: 0,
+        open: true,
+        keeps: false,
+        totals: Vec::new(),
+        groups: vec![growing],
+    };
+    machine.step(0, Input::Submit(Box::new(spec)), &mut out);
+    out.clear();
+    // Short tasks, and a millisecond from dispatch to start: two more may be sent ahead to each.
+    let sent = appended(&mut machine, 0, workers as u32, &mut out);
+    assert_eq!(sent.len() as u64, workers);
+    for (session, dispatch) in sent {
+        let event = |kind| WorkerEvent { handle: dispatch.handle, attempt: dispatch.attempt, kind };
+        machine.step(SECOND + MILLISECOND, Input::Events { session, events: vec![event(EventKind::Started)] }, &mut out);
+        let events = vec![event(finish(OutcomeClass::Succeeded, MILLISECOND))];
+        machine.step(SECOND + 2 * MILLISECOND, Input::Events { session, events }, &mut out);
+    }
+    out.clear();
+    let busy = appended(&mut machine, workers as u32, workers as u32 - 1, &mut out);
+    let idle: Vec<u64> = (1..=workers).filter(|session| busy.iter().all(|(sent, _)| sent.0 != *session)).collect();
+    assert_eq!(idle.len(), 1, "each but one has got one");
+    let last = appended(&mut machine, 2 * workers as u32 - 1, 1, &mut out);
+    assert_eq!(last.iter().map(|(session, _)| session.0).collect::<Vec<_>>(), idle);
+    machine.check().unwrap();
 }

@@ -40,6 +40,33 @@ fn short_tasks_are_sent_ahead_of_room_and_an_idle_worker_takes_half_of_them() {
 }
 
 #[test]
+fn a_worker_is_not_sent_ahead_what_others_could_be_sent() {
+    check(
+        "a worker is not sent ahead what others could be sent",
+        r#"
+        > submit a:8
+        > join w1
+        w1 <- a[0]#1
+        > join w2
+        w2 <- a[1]#1
+        > wait 1
+        > start a[0]
+        a[0]#1 starts on w1
+        > ok a[0] wall=1
+        a[0]#1 committed
+        w1 <- a[2]#1
+        w1 <- a[3]#1
+        w1 <- a[4]#1
+        w1 <- a[5]#1
+        w1 <- a[6]#1
+        > ok a[1]
+        a[1]#1 committed
+        w2 <- a[7]#1
+        "#,
+    );
+}
+
+#[test]
 fn a_row_asked_back_that_starts_anyway_stays_where_it_is() {
     check(
         "a row asked back that starts anyway stays where it is",

@@ -118,6 +118,7 @@ impl Sim {
             sessions_kept: 64,
             groups_kept: *rng.pick(&[0, 0, 1, 256]),
             prefetch_max: *rng.pick(&[2, 16, 1_024]),
+            prefetch_total_max: *rng.pick(&[4, 1 << 17]),
             attempts_per_worker_max: *rng.pick(&[3, 16_384, 16_384]),
             restores_max: *rng.pick(&[0, 1, 8]),
             move_within: *rng.pick(&[SECOND, 2 * SECOND, 120 * SECOND]),
