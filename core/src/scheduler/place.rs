@@ -45,8 +45,8 @@ pub(super) struct Work<'a> {
     pub(super) group: GroupId,
     pub(super) key: ClassKey,
     pub(super) shape: &'a Resources,
-    /// Most that a worker is sent ahead of room beyond its slots: as much as every worker that serves them may be sent.
-    pub(super) fair: u32,
+    /// Most that a worker is sent ahead of room beyond its slots: as much as every worker that serves them could be sent.
+    pub(super) ahead_max: u32,
 }
 
 /// Neighbouring tasks on their way to one worker.
@@ -157,8 +157,7 @@ impl Scheduler {
         let ready = self.ready_in(id, key);
         let mut left = most.min(allowed).min(ready);
         let workers = self.classes.get(&key).map_or(1, |class| class.workers.max(1));
-        let fair = ready.div_ceil(workers).min(self.config.prefetch_total_max / workers);
-        let work = Work { group: id, key, shape: &shape, fair };
+        let work = Work { group: id, key, shape: &shape, ahead_max: self.config.prefetch_total_max / workers };
         let look = |least: usize| least.max(left as usize / BLOCK_MAX as usize);
         let Some((free, all)) = self.look_for_room(key, &shape, look(LOOK_MAX)) else { return };
         let ahead = match all {
@@ -189,29 +188,35 @@ impl Scheduler {
             }
         }
 
+        // A worker that has got its share of what is ready gets more when it has reported something: others may have by then.
+        let fair = ready.div_ceil(workers);
+        let mut served: Vec<u32> = Vec::new();
         if left > 0 && all {
             let mut heap: BinaryHeap<_> = free
                 .iter()
                 .chain(&ahead)
                 .filter(|slot| self.room_ahead(**slot, work) > 0)
-                .map(|slot| Reverse((self.worker(*slot).prefetched.len, *slot)))
+                .map(|slot| Reverse((self.worker(*slot).prefetched.len, *slot, 0)))
                 .collect();
             while left > 0
-                && let Some(Reverse((_, slot))) = heap.pop()
+                && let Some(Reverse((_, slot, sent))) = heap.pop()
             {
                 let share = left / (8 * (heap.len() as u32 + 1));
-                let share = share.clamp(1, BLOCK_MAX).min(self.room_ahead(slot, work));
+                let share = share.clamp(1, BLOCK_MAX).min(self.room_ahead(slot, work)).min(fair - sent);
                 let placed = self.place_block(work, slot, share, Place::Prefetched, now, out);
                 left -= placed;
-                if placed > 0 && self.room_ahead(slot, work) > 0 {
-                    heap.push(Reverse((self.worker(slot).prefetched.len, slot)));
+                if placed > 0 && sent + placed == fair {
+                    served.push(slot);
+                } else if placed > 0 && self.room_ahead(slot, work) > 0 {
+                    heap.push(Reverse((self.worker(slot).prefetched.len, slot, sent + placed)));
                 }
             }
         }
 
+        served.sort_unstable();
         for slot in free.into_iter().chain(ahead) {
             let room = self.has_room(self.worker(slot), &shape);
-            let room_ahead = !room && self.room_ahead(slot, work) > 0;
+            let room_ahead = !room && self.room_ahead(slot, work) > 0 && (left == 0 || served.binary_search(&slot).is_err());
             let Some(class) = self.classes.get_mut(&key) else { break };
             class.free.set(slot, room);
             class.ahead.set(slot, room_ahead);
@@ -264,8 +269,7 @@ impl Scheduler {
         self.group_of(id).queues.iter().find(|queue| queue.key == key).map_or(0, |queue| queue.ready.len())
     }
 
-    /// How many rows may be sent to a worker ahead of room: what it finishes in two round trips, as long as as much is left for
-    /// every other worker, and one for every slot.
+    /// How many rows may be sent to a worker ahead of room: what it finishes in two round trips, and one for every slot.
     fn prefetch_depth(&self, worker: &Worker, work: Work<'_>) -> u32 {
         let group = self.group_of(work.group);
         let (Some(wall), Some(round_trip)) = (group.wall_mean, worker.round_trip) else { return 0 };
@@ -275,7 +279,7 @@ impl Scheduler {
         let most = self.config.prefetch_max;
         let slots = u64::from(worker.slots(work.shape, most));
         let turns = round_trip.saturating_mul(2).div_ceil(wall.max(1)).min(u64::from(most));
-        ((slots * turns).min(u64::from(work.fair)) + slots).min(u64::from(most)) as u32
+        ((slots * turns).min(u64::from(work.ahead_max)) + slots).min(u64::from(most)) as u32
     }
 
     /// Takes up to `most` tasks from the front of the queue and sends them to one worker; says how many went.
@@ -386,7 +390,7 @@ impl Scheduler {
             return self.close_class(key);
         }
         let shape = self.shape_of(key.shape);
-        let work = Work { group: id, key, shape: &shape, fair: 0 };
+        let work = Work { group: id, key, shape: &shape, ahead_max: 0 };
         if self.place_block(work, slot, 1, Place::Admitted, now, out) == 0 {
             self.worker_mut(slot).alone = false;
         }

@@ -58,9 +58,9 @@ fn a_worker_is_not_sent_ahead_what_others_could_be_sent() {
         w1 <- a[3]#1
         w1 <- a[4]#1
         w1 <- a[5]#1
-        w1 <- a[6]#1
         > ok a[1]
         a[1]#1 committed
+        w2 <- a[6]#1
         w2 <- a[7]#1
         "#,
     );
