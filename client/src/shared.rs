@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
-use rustc_hash::FxHashMap;
 use scalable_proto::v1;
-use scalable_store::{Fetcher, FetcherOptions, Holder, SegmentPool};
+use scalable_store::{Fetcher, FetcherOptions, Holder, Peers, SegmentPool};
 use tokio::sync::Notify;
 
 use crate::Error;
@@ -49,7 +48,7 @@ pub(crate) struct Shared {
     abandoned: AtomicBool,
     over: OnceLock<Error>,
     /// Where workers answer that hold results.
-    peers: RwLock<FxHashMap<u32, Holder>>,
+    peers: Peers,
     fetcher: OnceLock<Fetcher>,
 }
 
@@ -70,7 +69,7 @@ impl Shared {
             waiting: AtomicU32::new(0),
             abandoned: AtomicBool::new(false),
             over: OnceLock::new(),
-            peers: RwLock::default(),
+            peers: Peers::default(),
             fetcher: OnceLock::new(),
         })
     }
@@ -163,13 +162,12 @@ impl Shared {
     /// A worker that holds results is, or has moved.
     pub(crate) fn introduced(&self, peer: v1::AnnouncePeer) {
         let holder = Holder { address: peer.address, host: peer.host };
-        self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(peer.peer, holder);
+        self.peers.introduce(peer.peer, holder);
     }
 
     /// Those of the peers that are known.
     pub(crate) fn holders(&self, peers: &[u32]) -> Vec<Holder> {
-        let known = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        peers.iter().filter_map(|peer| known.get(peer).cloned()).collect()
+        self.peers.holders(peers)
     }
 
     /// What fetches results from workers: started when it is needed first.

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustc_hash::FxHashMap;
 use scalable_proto::v1;
 use scalable_store::{
-    BlobDirectory, Content, Digest, FileIndex, Keep, ObjectKey, PeerServer, Pinned, ServerOptions, Store, StoreOptions, now_ms,
+    BlobDirectory, Content, Digest, FileIndex, GRANT_MS, Keep, ObjectKey, PeerServer, Pinned, ServerOptions, Store, StoreOptions,
+    now_ms,
 };
 
 /// Largest content that is taken.
@@ -22,8 +23,6 @@ const UPLOADS_BYTES_MAX: u64 = 8 << 30;
 const OFFERED_MAX: usize = 4096;
 /// What is served lies in files: the store's own memory holds next to nothing.
 const MEMORY_BYTES_MAX: u64 = 64 << 20;
-/// How long a right to upload is good for.
-const GRANT_MS: u64 = 3_600_000;
 
 /// Where the store answers peers.
 #[derive(Clone, Debug)]

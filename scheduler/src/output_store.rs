@@ -21,7 +21,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use scalable_core::ids::{RunId, TaskRef};
 use scalable_proto::v1;
 use scalable_store::{
-    Digest, FetchMetrics, Fetcher, FetcherOptions, FileError, FileIndex, FileRequest, Holder, ObjectKey, SegmentPool,
+    Digest, FetchMetrics, Fetcher, FetcherOptions, FileError, FileIndex, FileRequest, GRANT_MS, Holder, ObjectKey, SegmentPool,
     TreeRequest, fetch_tree, now_ms,
 };
 use scalable_tls::PeerDialer;
@@ -32,8 +32,6 @@ use crate::records::link_tree;
 
 /// Threads that copy. Each waits for one output at a time; a tree's files travel side by side.
 const THREADS: usize = 4;
-/// How long a right to fetch from a worker is good for.
-const GRANT_MS: u64 = 3_600_000;
 /// Of the limit, in hundredths, from which on nothing more is taken: the rest is for records and what is counted late.
 const FULL_PERCENT: u64 = 90;
 

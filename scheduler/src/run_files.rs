@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use scalable_core::ids::RunId;
 use scalable_proto::v1;
-use scalable_store::{Content, Digest, ObjectKey, now_ms};
+use scalable_store::{Content, Digest, GRANT_MS, ObjectKey, now_ms};
 
 use crate::output_store::{Listing, OutputStore};
 
@@ -17,8 +17,6 @@ use crate::output_store::{Listing, OutputStore};
 const FILES_PER_REPLY_MAX: u32 = 2000;
 /// A call is answered within this time, though it be without a list.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// How long the right to fetch a file is good for; a client asks again for what it has not fetched by then.
-const GRANT_MS: u64 = 3_600_000;
 /// Entries of one run's list.
 const FILES_MAX: usize = 8 << 20;
 /// What is of no use to the client, or its own: at the top of a run's directory.

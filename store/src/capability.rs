@@ -15,6 +15,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::{Digest, Key};
 
+/// How long rights are given for: whoever has not used one by then asks again.
+pub const GRANT_MS: u64 = 3_600_000;
+
 /// The right to one act, as shown to a peer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Capability {

@@ -7,6 +7,7 @@
 //! | [`Store`] | objects by [`Key`], the least recently used spilled, pinned while in use, accounted for |
 //! | [`PeerServer`] | hands them out to whoever shows a [`Capability`], takes uploads into a [`BlobDirectory`] |
 //! | [`Fetcher`] | brings objects from their holders, each once, and contents to those who take uploads |
+//! | [`Peers`] | where the holders answer |
 //! | [`FileIndex`] | files that are served from where they lie |
 //! | [`Tree`] | a directory as a manifest and the contents of its files |
 //!
@@ -21,6 +22,7 @@ mod fetch_tree;
 mod files;
 mod id;
 mod ledger;
+mod peers;
 mod segment;
 mod server;
 mod spill;
@@ -31,7 +33,7 @@ mod tree;
 mod wire;
 
 pub use blobs::{BlobDirectory, BlobError, BlobWriter};
-pub use capability::{Capability, Denied, ObjectKey, now_ms};
+pub use capability::{Capability, Denied, GRANT_MS, ObjectKey, now_ms};
 pub use content::{CHUNK_BYTES, Content, checksum};
 pub use fetch::{
     Fetch, FetchError, FetchMetrics, FetchRequest, Fetcher, FetcherOptions, FileError, FileFetch, FileRequest, Holder, PeerSpeed,
@@ -40,6 +42,7 @@ pub use fetch::{
 pub use fetch_tree::{TreeRequest, fetch_tree};
 pub use files::FileIndex;
 pub use id::{Digest, Key, ObjectId};
+pub use peers::Peers;
 pub use segment::{Released, Segment, SegmentPool, SegmentWriter};
 pub use server::{PeerServer, ServerMetrics, ServerOptions};
 pub use store::{InsertError, Keep, Load, LoadError, Lookup, PAUSE_FRACTION, Pinned, Pressure, Store, StoreOptions, Usage};

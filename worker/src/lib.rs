@@ -30,6 +30,7 @@ pub mod process;
 pub mod publish;
 pub mod remote;
 pub mod secured;
+pub mod sources;
 pub mod spawn;
 pub mod stage;
 pub mod takeover;

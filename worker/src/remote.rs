@@ -13,23 +13,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Condvar, Mutex, PoisonError};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 use scalable_core::messages::OutcomeClass;
 use scalable_proto::v1::{LogReport, ObjectRef, OutputKind, OutputReport};
 use scalable_store::{
-    Digest, Fetcher, FetcherOptions, FileError, FileFetch, FileIndex, FileRequest, Holder, ObjectKey, SegmentPool, Tree,
-    TreeNode, TreeRequest, fetch_tree, now_ms,
+    Digest, Fetcher, FetcherOptions, FileError, FileFetch, FileIndex, FileRequest, GRANT_MS, Holder, SegmentPool, Tree, TreeNode,
+    TreeRequest, fetch_tree, now_ms,
 };
 use scalable_tls::PeerDialer;
 
 use crate::catalog::Group;
 use crate::content::{TREE_DEPTH_MAX, digest_file};
 use crate::layout::{self, Place};
+use crate::sources::Sources;
 
-/// How long the right to fetch that this worker gives itself is good.
-const GRANT_MS: u64 = 3_600_000;
 /// Files of one tree that are asked for at once.
 const FILES_AHEAD: usize = 32;
 
@@ -89,9 +88,6 @@ impl Leaving {
     }
 }
 
-/// Where the scheduler's store is, and the key with which rights are made.
-type Source = (ObjectKey, String);
-
 /// See the module.
 #[derive(Debug)]
 pub struct Remote {
@@ -100,27 +96,25 @@ pub struct Remote {
     generation: AtomicU64,
     files: FileIndex,
     fetcher: Fetcher,
-    source: RwLock<Option<Source>>,
-    peers: RwLock<FxHashMap<u32, Holder>>,
+    sources: Sources,
     /// What somebody brings now.
     coming: Mutex<FxHashSet<PathBuf>>,
     came: Condvar,
 }
 
 impl Remote {
-    /// With directories below `root`; `host` is this host's name; `tls` is how peers and the scheduler's store are dialled, if by TLS.
+    /// With directories below `root`, from `sources`; `host` is this host's name; `tls` is how peers and the scheduler's store are dialled, if by TLS.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(root: PathBuf, host: String, tls: Option<PeerDialer>) -> io::Result<Self> {
+    pub fn start(root: PathBuf, sources: Sources, host: String, tls: Option<PeerDialer>) -> io::Result<Self> {
         let options = FetcherOptions { host, tls, connections_per_peer: 4, ..FetcherOptions::new(SegmentPool::new(0)) };
         Ok(Remote {
             root,
             generation: AtomicU64::new(0),
             files: FileIndex::new(),
             fetcher: Fetcher::start(options)?,
-            source: RwLock::default(),
-            peers: RwLock::default(),
+            sources,
             coming: Mutex::default(),
             came: Condvar::new(),
         })
@@ -131,17 +125,6 @@ impl Remote {
         &self.files
     }
 
-    /// The scheduler has said its key and where its store is.
-    pub fn welcome(&self, key: Option<ObjectKey>, store_address: &str) {
-        let source = key.zip(Some(store_address.to_owned()).filter(|address| !address.is_empty()));
-        *self.source.write().unwrap_or_else(PoisonError::into_inner) = source;
-    }
-
-    /// A peer is there, or has moved.
-    pub fn peer(&self, peer: u32, holder: Holder) {
-        self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(peer, holder);
-    }
-
     /// Where the run of this name lies here.
     pub fn directory(&self, run: &str) -> PathBuf {
         self.root.join(self.generation.load(Ordering::Relaxed).to_string()).join(run)
@@ -149,7 +132,7 @@ impl Remote {
 
     /// A new session: nothing of the old one is wanted any more. Returns what is to be removed by a helper.
     pub fn begin_anew(&self) -> PathBuf {
-        self.peers.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.sources.peers().clear();
         self.root.join(self.generation.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
@@ -170,11 +153,6 @@ impl Remote {
                 tracing::warn!(path = %path.display(), %error, "what a run has left here could not be removed");
             }
         }
-    }
-
-    fn source(&self) -> Result<Source, Unready> {
-        let source = self.source.read().unwrap_or_else(PoisonError::into_inner).clone();
-        source.ok_or_else(|| Unready::from("the scheduler has said no place from which files come".to_owned()))
     }
 
     /// Brings everything that an attempt reads and that is not here.
@@ -214,7 +192,8 @@ impl Remote {
             let digest = Digest::from_slice(&file.digest)
                 .ok_or_else(|| Unready::from(format!("`{}` has a digest of {} bytes", file.path, file.digest.len())))?;
             let target = layout::content(directory, &file.digest);
-            let (_, address) = self.source()?;
+            let store = self.sources.store();
+            let (_, address) = store.ok_or_else(|| "the scheduler has said no place from which files come".to_owned())?;
             let holders = vec![Holder { address, host: String::new() }];
             self.one(digest, file.size, holders, &target).map_err(|error| match error {
                 FileError::Disk { .. } => disk(&error),
@@ -242,17 +221,15 @@ impl Remote {
         if let Some(parent) = part.parent() {
             fs::create_dir_all(parent).map_err(|error| FileError::Disk { path: parent.to_owned(), error })?;
         }
-        let key = self.source.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(key, _)| key.clone());
-        let Some(key) = key else { return Err(FileError::Stopped) };
+        let Some(key) = self.sources.key() else { return Err(FileError::Stopped) };
         let capability = key.grant(digest.into(), now_ms() + GRANT_MS);
         Ok(self.fetcher.fetch_file(FileRequest { digest, size, holders, capability, part: part.to_owned() }))
     }
 
     fn holders(&self, object: &ObjectRef) -> Vec<Holder> {
-        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        let mut holders: Vec<Holder> = object.holders.iter().filter_map(|peer| peers.get(peer).cloned()).collect();
+        let mut holders = self.sources.peers().holders(&object.holders);
         if object.stored
-            && let Ok((_, address)) = self.source()
+            && let Some((_, address)) = self.sources.store()
         {
             holders.push(Holder { address, host: String::new() });
         }
@@ -280,8 +257,7 @@ impl Remote {
         };
         let manifest = Digest::from_slice(&object.manifest);
         let manifest = manifest.ok_or_else(|| disk(target)(io::Error::other("its manifest has no digest")))?;
-        let key = self.source.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(key, _)| key.clone());
-        let key = key.ok_or(FileError::Stopped)?;
+        let key = self.sources.key().ok_or(FileError::Stopped)?;
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).map_err(disk(parent))?;
         }
@@ -482,7 +458,7 @@ mod tests {
     #[test]
     fn what_leaves_is_served_no_more_and_the_rest_is() {
         let directory = tempfile::tempdir().unwrap();
-        let remote = Remote::start(directory.path().to_owned(), String::new(), None).unwrap();
+        let remote = Remote::start(directory.path().to_owned(), Sources::default(), String::new(), None).unwrap();
         let at = |index| Place { run: directory.path().to_owned(), group: "g".to_owned(), index, attempt: 1 };
         let digest = Digest::of(b"said");
         for path in [at(1).log("stdout"), at(2).log("stdout"), at(1).objects().join("tree/x"), at(2).objects().join("tree/x")] {

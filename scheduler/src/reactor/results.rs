@@ -6,7 +6,7 @@ use scalable_core::messages::{Dispatch, Stored};
 use scalable_proto::v1;
 
 use bytes::Bytes;
-use scalable_store::{ObjectId, now_ms};
+use scalable_store::{GRANT_MS, ObjectId, now_ms};
 
 use super::runs::Report;
 use super::{GroupInfo, Reactor};
@@ -14,8 +14,6 @@ use super::{GroupInfo, Reactor};
 /// Objects in one input frame, and bytes of inline content.
 const OBJECTS_PER_FRAME_MAX: usize = 8192;
 const INLINE_PER_FRAME_MAX: usize = 1 << 20;
-/// How long a right to fetch is good for.
-const GRANT_MS: u64 = 3_600_000;
 
 /// Holders of objects as their peers know them: numbers that are used once.
 #[derive(Default)]

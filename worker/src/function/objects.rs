@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -15,19 +15,18 @@ use scalable_lane::INLINE_BYTES_MAX;
 use scalable_lane::memory::Lent;
 use scalable_proto::v1::{Executable, Heartbeat, ObjectRef};
 use scalable_store::{
-    BlobDirectory, Capability, Content, Digest, Fetch, FetchRequest, Fetcher, FetcherOptions, Holder, Keep, Key, Load, Lookup,
-    ObjectId, ObjectKey, PeerServer, Pinned, Pressure, ServerOptions, Store, StoreOptions, now_ms,
+    BlobDirectory, Capability, Content, Digest, Fetch, FetchRequest, Fetcher, FetcherOptions, GRANT_MS, Holder, Keep, Key, Load,
+    Lookup, ObjectId, ObjectKey, PeerServer, Pinned, Pressure, ServerOptions, Store, StoreOptions, now_ms,
 };
 use scalable_tls::PeerDialer;
 
 use crate::remote::Remote;
+use crate::sources::Sources;
 
 use super::program::{EXECUTABLE_BYTES_MAX, Executables, Local};
 
 /// Bytes of programs that are kept, in all.
 const PROGRAMS_BYTES_MAX: u64 = 4 << 30;
-/// How long the right to fetch a program that this worker gives itself is good.
-const GRANT_MS: u64 = 10 * 60_000;
 
 /// An object that is here and stays where it is until this is dropped.
 #[derive(Debug)]
@@ -131,12 +130,11 @@ pub struct Objects {
     store: Store,
     fetcher: Fetcher,
     server: PeerServer,
-    peers: FxHashMap<u32, Holder>,
+    sources: Sources,
     /// By group and index: what is kept here of it.
     here: FxHashMap<(u32, u32), ObjectId>,
     programs: Arc<Programs>,
     remote: Arc<Remote>,
-    key: Option<ObjectKey>,
 }
 
 impl Objects {
@@ -149,7 +147,9 @@ impl Objects {
         let store = Store::open(StoreOptions::new(&spill, options.memory_bytes_max))?;
         let (serve, dial) = options.tls.unzip();
         let short_cut = options.short_cuts;
-        let remote = Arc::new(Remote::start(options.directory.join("runs"), options.host.clone(), dial.clone())?);
+        let sources = Sources::default();
+        let remote =
+            Arc::new(Remote::start(options.directory.join("runs"), sources.clone(), options.host.clone(), dial.clone())?);
         let files = Some(remote.files().clone());
         let serving = ServerOptions { threads: 1, tls: serve, files, short_cut, ..ServerOptions::new(options.peer_address) };
         let server = PeerServer::start(serving, store.clone())?;
@@ -159,19 +159,10 @@ impl Objects {
             local: Local::new(options.executables),
             directory: options.directory.join("executables"),
             fetcher: fetcher.clone(),
-            source: RwLock::default(),
+            sources: sources.clone(),
             blobs: Mutex::default(),
         });
-        Ok(Objects {
-            store,
-            fetcher,
-            server,
-            peers: FxHashMap::default(),
-            here: FxHashMap::default(),
-            programs,
-            remote,
-            key: None,
-        })
+        Ok(Objects { store, fetcher, server, sources, here: FxHashMap::default(), programs, remote })
     }
 
     /// Where peers are answered.
@@ -195,17 +186,12 @@ impl Objects {
         if let Some(key) = &key {
             self.server.set_key(key.clone());
         }
-        let source = key.clone().zip(Some(store_address.to_owned()).filter(|address| !address.is_empty()));
-        self.remote.welcome(key.clone(), store_address);
-        *self.programs.source.write().unwrap_or_else(PoisonError::into_inner) = source;
-        self.key = key;
+        self.sources.welcome(key, store_address);
     }
 
     /// A peer is there, or has moved.
     pub fn peer(&mut self, peer: u32, address: String, host: String) {
-        let holder = Holder { address, host };
-        self.remote.peer(peer, holder.clone());
-        self.peers.insert(peer, holder);
+        self.sources.peers().introduce(peer, Holder { address, host });
     }
 
     /// Keeps a result that a host has passed.
@@ -283,12 +269,12 @@ impl Objects {
     }
 
     fn fetch(&self, id: ObjectId, object: &ObjectRef) -> Result<Fetch, String> {
-        let holders: Vec<Holder> = object.holders.iter().filter_map(|peer| self.peers.get(peer).cloned()).collect();
+        let holders = self.sources.peers().holders(&object.holders);
         if holders.is_empty() {
             return Err(format!("{id} is not here and nobody is known to have it"));
         }
         let shown = object.capability.as_ref().and_then(|shown| Capability::from_parts(shown.expires_ms, &shown.mac));
-        let own = || self.key.as_ref().map(|key| key.grant(id.into(), now_ms() + GRANT_MS));
+        let own = || self.sources.key().map(|key| key.grant(id.into(), now_ms() + GRANT_MS));
         let Some(capability) = shown.or_else(own) else {
             return Err(format!("{id} may not be fetched: the scheduler gave no right to"));
         };
@@ -312,7 +298,7 @@ impl Objects {
     /// Nobody needs anything any more.
     pub fn clear(&mut self) {
         self.here.clear();
-        self.peers.clear();
+        self.sources.peers().clear();
         self.store.drop_all(|_| true);
     }
 
@@ -333,7 +319,7 @@ struct Programs {
     local: Local,
     directory: PathBuf,
     fetcher: Fetcher,
-    source: RwLock<Option<(ObjectKey, String)>>,
+    sources: Sources,
     /// Opened when the first program is fetched.
     blobs: Mutex<Option<BlobDirectory>>,
 }
@@ -344,8 +330,9 @@ impl Executables for Programs {
             Ok(path) => return Ok(path),
             Err(why) => why,
         };
-        let source = self.source.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let (Some((key, address)), Some(digest)) = (source, Digest::from_slice(&wanted.digest)) else { return Err(why) };
+        let (Some((key, address)), Some(digest)) = (self.sources.store(), Digest::from_slice(&wanted.digest)) else {
+            return Err(why);
+        };
         self.fetch(wanted, digest, &key, address.clone())
             .map_err(|error| format!("{why}; and it could not be fetched from the scheduler's store at {address}: {error}"))
     }
