@@ -63,7 +63,8 @@ fn seen_attached_and_taken_down_from_another_directory() {
     // What a task writes is seen while it executes, of one that waits for a gate that nobody has opened.
     let following = elsewhere.start(&["logs", "work[0]", "-f"]);
     until_within(LONG, "the words of a task that executes", || following.stdout().contains("here").then_some(()));
-    following.signal(Signal::SIGINT);
+    // Nothing asks for a graceful end here, and a shell's background job may ignore SIGINT.
+    following.signal(Signal::SIGTERM);
     following.wait();
     elsewhere.scalable(&["attach", "run-of-somebody"]).expect(2).says(&["there is no run \"run-of-somebody\"", &run]);
 
