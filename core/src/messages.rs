@@ -273,6 +273,8 @@ pub enum Stored {
     Inline(u32),
     /// The worker keeps it, so many bytes: an object.
     Held(u64),
+    /// The same as files of a run's directory, which only an attempt that reads them can be given: nobody else is asked to keep them.
+    Files(u64),
 }
 
 /// Objects that an attempt could not get, and the sessions that were asked for them.

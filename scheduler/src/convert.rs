@@ -269,13 +269,13 @@ pub fn finish(report: &v1::AttemptReport, token: u32) -> messages::Finish {
     }
 }
 
-/// Outputs that stay on the worker are the task's result.
+/// Outputs that stay on the worker, files of the run's directory, are the task's result.
 fn held(report: &v1::AttemptReport) -> messages::Stored {
     let held = report.outputs.iter().filter(|output| output.written && output.held);
     let sizes: Vec<u64> = held.map(|output| output.size.saturating_add(output.manifest_size)).collect();
     match sizes.is_empty() {
         true => messages::Stored::None,
-        false => messages::Stored::Held(sizes.into_iter().fold(0, u64::saturating_add)),
+        false => messages::Stored::Files(sizes.into_iter().fold(0, u64::saturating_add)),
     }
 }
 

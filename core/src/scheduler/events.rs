@@ -127,7 +127,7 @@ impl Scheduler {
         let cancelled_too = self.mutations.has(Mutation::CommitCancelled);
         if self.counts.task(state, TaskEvent::Commit, 1).is_none() && !cancelled_too {
             out.push(Output::Superseded { token: finish.token });
-            if matches!(finish.result, Stored::Held(_)) {
+            if matches!(finish.result, Stored::Held(_) | Stored::Files(_)) {
                 out.push(Output::DropObject { session, task });
             }
             self.end_cancelled(slot, Some(finish), None, out);

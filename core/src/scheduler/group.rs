@@ -94,6 +94,8 @@ pub(super) struct Group {
     pub(super) growing: bool,
     /// Of an open run: what becomes of its results is followed.
     pub(super) kept: bool,
+    /// Workers keep its results as [`Stored::Files`](crate::messages::Stored::Files).
+    pub(super) as_files: bool,
     /// The group whose element 0 says the length.
     pub(super) length_from: Option<GroupId>,
     /// Groups open on this one's element 0.

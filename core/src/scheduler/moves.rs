@@ -6,6 +6,8 @@
 //!
 //! Nothing is decided for good: a worker that is named and becomes busy, or is named no more, stays as it was; a worker that was
 //! to keep something and is lost has kept nothing; whoever could not get something is left alone for a while and another is asked.
+//! Outputs of commands stay where they are ([`Stored::Files`](crate::messages::Stored::Files)), and their worker with them, until those
+//! that read them are over or the output store has them.
 
 use super::Scheduler;
 use super::check::ensure;
@@ -112,7 +114,8 @@ impl Scheduler {
             return;
         }
         let worker = self.worker(from);
-        let stays = |task: &TaskRef| self.object(*task).is_some_and(|object| object.coming_to == NIL);
+        let fixed = |task: &TaskRef| self.group_of(task.group).as_files && !self.mutations.has(Mutation::MoveFiles);
+        let stays = |task: &TaskRef| !fixed(task) && self.object(*task).is_some_and(|object| object.coming_to == NIL);
         let stay: Vec<TaskRef> = worker.held.alone().iter().copied().filter(stays).take(MOVES_MAX).collect();
         for task in stay {
             let Some(bytes) = self.object(task).map(Object::weight) else { continue };

@@ -48,6 +48,8 @@ pub enum Mutation {
     ForgetEarly,
     /// A worker that is on its way out is asked to keep what another one leaves.
     MoveToLeaver,
+    /// A worker is asked to keep files that nobody but an attempt can be given.
+    MoveFiles,
     /// A result stays on its way though it is gone, or the worker to which it was to go.
     KeepMove,
 }
@@ -55,7 +57,7 @@ pub enum Mutation {
 impl Mutation {
     /// All of them.
     #[cfg(any(test, feature = "mutations"))]
-    pub const ALL: [Mutation; 23] = [
+    pub const ALL: [Mutation; 24] = [
         Mutation::DropAttemptFence,
         Mutation::ForgetRelease,
         Mutation::ChargeNeighbour,
@@ -78,6 +80,7 @@ impl Mutation {
         Mutation::BlameNeighbour,
         Mutation::ForgetEarly,
         Mutation::MoveToLeaver,
+        Mutation::MoveFiles,
         Mutation::KeepMove,
     ];
 }

@@ -84,7 +84,8 @@ impl Scheduler {
         }
         let group = self.group_mut(task.group);
         match result {
-            Stored::Held(size) if group.kept => {
+            Stored::Held(size) | Stored::Files(size) if group.kept => {
+                group.as_files = matches!(result, Stored::Files(_));
                 let before = group.objects.len();
                 group.objects.entry(task.index).or_default().size = size;
                 self.objects += (group.objects.len() - before) as u32;
@@ -420,11 +421,12 @@ impl Scheduler {
         holders.iter().map(|holder| self.worker(*holder).session)
     }
 
-    /// Where the result of a committed task is. [`Stored::Held`] also while it is dropped or being made again: then it has no
+    /// Where the result of a committed task is. On a worker also while it is dropped or being made again: then it has no
     /// holders. Sizes of inline results are not kept here: `Inline(0)` is every other result of an open run that is not released.
     pub fn stored(&self, task: TaskRef) -> Stored {
         let Some(group) = self.groups.get(&task.group).filter(|group| group.kept) else { return Stored::None };
         match group.objects.get(&task.index) {
+            Some(Object { size, .. }) if group.as_files => Stored::Files(*size),
             Some(Object { size, .. }) => Stored::Held(*size),
             None if group.succeeded.contains(task.index) && !group.released.contains(task.index) => Stored::Inline(0),
             None => Stored::None,

@@ -178,6 +178,7 @@ impl Scheduler {
             length,
             growing: spec.length == Length::Growing,
             kept: false,
+            as_files: false,
             length_from: None,
             openers: Vec::new(),
             whole_left: whole as u32 + u32::from(length.is_none()),

@@ -55,9 +55,7 @@ impl Reactor {
 
     /// A worker is to keep what another one leaves.
     pub(super) fn keep_elsewhere(&mut self, session: SessionId, task: TaskRef, attempt: u32) {
-        let function = self.groups.get(&task.group).is_some_and(|group| group.is_function());
-        if !function || !self.workers.contains_key(&session) {
-            // Of outputs of commands nobody but an attempt knows where they would lie.
+        if !self.workers.contains_key(&session) {
             return self.step(Input::ObjectNotKept { session, task });
         }
         let (object, peers) = self.object(task, attempt);

@@ -113,7 +113,7 @@ impl Reactor {
     pub(super) fn object(&self, task: TaskRef, attempt: u32) -> (v1::ObjectRef, Vec<v1::AnnouncePeer>) {
         let mut object = v1::ObjectRef { index: task.index, attempt, group: task.group.0, ..Default::default() };
         match self.machine.stored(task) {
-            Stored::Held(size) => {
+            Stored::Held(size) | Stored::Files(size) => {
                 let peers: Vec<v1::AnnouncePeer> =
                     self.machine.holders(task).filter_map(|holder| self.peers.get(holder)).cloned().collect();
                 object.size = size;

@@ -14,7 +14,7 @@
 //! group NAME:LENGTH [key=value …]       append GROUP COUNT [0<a[1] reads, 0~a[1] follows] [last]       close
 //! release GROUP FIRST COUNT             pause|resume   copied W T   holders T
 //! empty W …                             kept W T       notkept W T
-//! ok T held=MiB                         fail T lost missing=T@W
+//! ok T held=MiB (or files=MiB)          fail T lost missing=T@W
 //! explain T     counts GROUP     forgotten     used W     pool P comp=C starting=N note=WORD [scaled]     load P
 //! ```
 
@@ -278,7 +278,11 @@ impl World {
             peak_memory_bytes: number(words, "peak", 0) << 20,
             length: value(words, "length").map(|length| length.parse().unwrap()),
             token: self.tokens,
-            result: value(words, "held").map_or(Stored::None, |mib| Stored::Held(mib.parse::<u64>().unwrap() << 20)),
+            result: match (value(words, "held"), value(words, "files")) {
+                (Some(mib), _) => Stored::Held(mib.parse::<u64>().unwrap() << 20),
+                (None, Some(mib)) => Stored::Files(mib.parse::<u64>().unwrap() << 20),
+                (None, None) => Stored::None,
+            },
             missing: value(words, "missing").map(|missing| {
                 let (task, worker) = missing.split_once('@').unwrap();
                 Box::new(Missing(vec![(self.task(task).0, self.session(worker))]))

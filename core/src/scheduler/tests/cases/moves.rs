@@ -48,6 +48,32 @@ fn what_only_one_holds_goes_to_one_of_the_same_pool_that_has_work() {
 }
 
 #[test]
+fn files_stay_where_they_are_and_nobody_is_asked_to_keep_them() {
+    check(
+        "files stay where they are, and nobody is asked to keep them",
+        r#"
+        > submit f:grow open
+        > join w1
+        > append f 2
+        w1 <- f[0]#1
+        > ok f[0] files=1 wall=1
+        f[0]#1 committed
+        w1 <- f[1]#1
+        > ok f[1] files=2 wall=1
+        f[1]#1 committed
+        > join idle
+        > empty w1
+        > load p
+        w1: idle, runs [], was sent 2, 3145728 B
+        idle: idle, runs [], was sent 0, 0 B
+        > copied idle f[1]
+        > holders f[1]
+        w1 idle
+        "#,
+    );
+}
+
+#[test]
 fn a_copy_that_a_call_has_brought_is_not_counted_on() {
     check(
         "a copy that a call has brought is not counted on",

@@ -47,6 +47,8 @@ struct Task {
     committed: bool,
     /// Its result is an object.
     held: bool,
+    /// What is held is files of a run's directory.
+    files: bool,
     /// Who has it.
     holders: BTreeSet<SessionId>,
     /// Who of them keeps it until it is told otherwise.

@@ -44,6 +44,7 @@ impl Oracle {
         let leaving: BTreeSet<SessionId> = self.moves.leaving.union(&self.moves.may_leave).copied().collect();
         let state = self.task(task)?;
         ensure!(state.ended == Some(Ended::Succeeded) && state.held, "it has no result that anybody holds: {state:?}");
+        ensure!(!state.files, "it is files of a run's directory");
         ensure!(state.attempts == attempt, "the result is that of attempt {}", state.attempts);
         ensure!(!state.kept.contains(&session), "the worker keeps it already");
         ensure!(state.holders.iter().any(|holder| named.contains(holder)), "nobody who holds it is to be emptied");

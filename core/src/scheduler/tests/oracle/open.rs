@@ -145,7 +145,8 @@ impl Oracle {
         let kept = self.groups.get(&task.group.0).and_then(|group| self.runs.get(&group.run.0)).is_some_and(|run| run.spec.open);
         let state = self.task(task)?;
         state.committed = true;
-        state.held = kept && matches!(result, Stored::Held(_));
+        state.held = kept && matches!(result, Stored::Held(_) | Stored::Files(_));
+        state.files = matches!(result, Stored::Files(_));
         state.holders.clear();
         state.kept.clear();
         state.wanted = false;

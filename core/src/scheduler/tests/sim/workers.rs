@@ -145,6 +145,9 @@ impl Sim {
     pub(super) fn report(&mut self, at: usize, dispatch: &Dispatch, class: OutcomeClass) {
         let session = self.workers[at].session;
         let result = match (class, self.rng.below(4)) {
+            (OutcomeClass::Succeeded, 0 | 1) if dispatch.task.group.0.is_multiple_of(5) => {
+                Stored::Files(1 + self.rng.below(1 << 28))
+            }
             (OutcomeClass::Succeeded, 0 | 1) => Stored::Held(1 + self.rng.below(1 << 28)),
             (OutcomeClass::Succeeded, 2) => Stored::Inline(self.rng.below(1 << 16) as u32),
             _ => Stored::None,
