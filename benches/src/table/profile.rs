@@ -3,12 +3,15 @@
 
 use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::NamedTempFile;
 
 /// Samples a second.
 const RATE: &str = "999";
+/// Perf has begun by then.
+const BEGINS_WITHIN: Duration = Duration::from_secs(10);
 /// Functions named of each process.
 const FUNCTIONS: usize = 5;
 
@@ -26,7 +29,15 @@ impl Profile {
         let mut perf = Command::new("perf");
         perf.args(["record", "--quiet", "-F", RATE, "-p", &pids.join(","), "-o"]).arg(samples.path());
         let perf = perf.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        Ok(Profile { perf: perf.context("perf cannot be started")?, samples })
+        let mut profile = Profile { perf: perf.context("perf cannot be started")?, samples };
+        // It watches once it has written the head of its file.
+        let begun = Instant::now();
+        while profile.samples.as_file().metadata()?.len() == 0 {
+            ensure!(profile.perf.try_wait()?.is_none(), "perf cannot watch these processes");
+            ensure!(begun.elapsed() < BEGINS_WITHIN, "perf does not begin");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(profile)
     }
 
     /// Ends it: of each process, the largest first, its share of all samples and its functions with their shares of its own.

@@ -44,6 +44,22 @@ pub struct Work {
     pub peers: &'static [&'static str],
 }
 
+impl Work {
+    /// How much of the time that is left it may take, measured in what each of the works that are left would get.
+    pub fn shares(&self) -> u32 {
+        // Every run of Snakemake begins with seconds of its own.
+        if self.name == "touch" { 5 } else { 2 }
+    }
+
+    /// Whether a peer decides anything: not where others are named.
+    pub fn is_decided_by(&self, peer: &str) -> bool {
+        self.figures.iter().any(|figure| match figure.judge {
+            Judge::Peers(named) => named.iter().any(|(name, _)| *name == peer),
+            _ => true,
+        })
+    }
+}
+
 /// The work of that name.
 pub fn of_name(name: &str) -> Option<&'static Work> {
     WORKS.iter().find(|work| work.name == name)

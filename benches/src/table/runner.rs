@@ -19,6 +19,8 @@ use crate::peers::{self, Budget, Cell, Environment};
 
 /// Runs of every measurement.
 const RUNS: u32 = 5;
+/// A profile watches a row for at least so long.
+const PROFILE_AT_LEAST: Duration = Duration::from_secs(1);
 /// Longest that a profile of one row may take.
 const PROFILE_WITHIN: Duration = Duration::from_secs(30);
 
@@ -47,7 +49,7 @@ pub fn run(options: &TableOptions) -> Result<()> {
     let mut not_met = Vec::new();
     for (at, work) in works.iter().enumerate() {
         // What is left is shared among the rows that are left, so that a slow one does not take the time of the last.
-        let share = bound.saturating_sub(measuring.elapsed()) / (works.len() - at) as u32 * 2;
+        let share = bound.saturating_sub(measuring.elapsed()) / (works.len() - at) as u32 * work.shares();
         let row_ends = Instant::now() + share.min(bound.saturating_sub(measuring.elapsed()));
         eprintln!("[{}/{}] {} s: {}: {}", at + 1, works.len(), measuring.elapsed().as_secs(), work.name, work.what);
         let series = in_a_process(work, &scale, row_ends.saturating_duration_since(Instant::now()))
@@ -56,6 +58,9 @@ pub fn run(options: &TableOptions) -> Result<()> {
         for peer in work.peers {
             let cell = match &environment {
                 None => continue,
+                Some(_) if options.quick && !work.is_decided_by(peer) => {
+                    Cell::unavailable("decides nothing here, and it must be quick")
+                }
                 Some(_) if Instant::now() > row_ends => Cell::unavailable("the time for this row was over"),
                 Some(environment) => ask(environment, work, peer, budget, row_ends),
             };
@@ -63,7 +68,7 @@ pub fn run(options: &TableOptions) -> Result<()> {
             cells.push(((*peer).to_owned(), cell));
         }
         let of_work = report::rows(work, &series, &cells);
-        if of_work.iter().any(|row| row.met == Some(false)) {
+        if of_work.iter().any(report::Row::asks_why) {
             not_met.push((*work, rows.len()..rows.len() + of_work.len()));
         }
         rows.extend(of_work);
@@ -72,7 +77,7 @@ pub fn run(options: &TableOptions) -> Result<()> {
     for (work, at) in not_met {
         eprintln!("{} s: where the time of {} goes", measuring.elapsed().as_secs(), work.name);
         let profile = profile_of(work, &scale, PROFILE_WITHIN);
-        rows[at].iter_mut().filter(|row| row.met == Some(false)).for_each(|row| row.profile.clone_from(&profile));
+        rows[at].iter_mut().filter(|row| row.asks_why()).for_each(|row| row.profile.clone_from(&profile));
     }
     let versions = environment.map(|environment| environment.versions).unwrap_or_default();
     let markdown = report::markdown(&machine, &versions, &rows, begin.elapsed(), options.quick);
@@ -156,13 +161,18 @@ pub fn run_row(options: &RowOptions) -> Result<()> {
     Ok(())
 }
 
-/// Ours once to warm up and once under perf.
+/// Ours once to warm up, and under perf.
 fn profiled(work: &Work, scale: &Scale) -> Series {
     let profile = || {
         let mut run = work.ours.context("it is not measured")?(scale)?;
         run()?;
         let profile = Profile::begin()?;
+        let begun = Instant::now();
         run()?;
+        // What takes a few milliseconds leaves no samples to speak of.
+        while begun.elapsed() < PROFILE_AT_LEAST {
+            run()?;
+        }
         profile.end()
     };
     let name = "ours".to_owned();

@@ -76,7 +76,7 @@ impl Local {
             Some(digest) => digest,
             None => {
                 let mut hasher = blake3::Hasher::new();
-                io::copy(&mut File::open(path)?, &mut hasher)?;
+                hasher.update_reader(File::open(path)?)?;
                 let digest = *hasher.finalize().as_bytes();
                 let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
                 if digests.len() >= REMEMBERED_MAX {
