@@ -325,8 +325,10 @@ pub(super) struct Run {
     pub(super) kept: bool,
     /// Nothing of it is dispatched.
     pub(super) paused: bool,
-    /// The group that was placed last: the next one is due.
+    /// The group that had its turn last: the next one is due.
     pub(super) turn: GroupId,
+    /// Cpu time given since then to groups that read results and went before it.
+    pub(super) lead: Micros,
     /// Tasks that failed.
     pub(super) failures: u32,
     /// Somebody cancelled the whole run.

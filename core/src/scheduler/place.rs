@@ -11,14 +11,14 @@
 use super::Scheduler;
 use super::mutation::Mutation;
 use super::ready::ClassKey;
-use super::rows::{NewRow, Place};
+use super::rows::{NIL, NewRow, Place};
 use super::task_table::{TaskEvent, TaskState};
 use super::worker_book::Worker;
 use crate::ids::{GroupId, MILLISECOND, Micros, RunId, TaskRef};
 use crate::messages::{Dispatch, Outbox, Output, WorkerState};
 use crate::resources::Resources;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::ops::Bound::{Excluded, Unbounded};
 
 /// Most tasks that one worker gets at a time, from the front of the queue: neighbours end together and stay one range.
@@ -30,6 +30,8 @@ const LOOK_MAX: usize = 64;
 const AHEAD_LOOK_MAX: usize = 16;
 /// Cpu time that one group of an open run may be given while others of it wait, in micros.
 const TURN: Micros = 10 * MILLISECOND;
+/// Groups of an open run among which one is looked for that reads results.
+const READERS_LOOK_MAX: usize = 8;
 
 /// What to place next.
 struct Pick {
@@ -37,6 +39,8 @@ struct Pick {
     group: GroupId,
     /// Most tasks before another run is due.
     most: u32,
+    /// It reads results and goes before the group whose turn it is.
+    early: bool,
 }
 
 /// Tasks of one queue, which are to be placed.
@@ -81,8 +85,8 @@ impl Scheduler {
             run: RunId,
             used: (u64, u32),
             group: GroupId,
-            /// Groups after the one that had its turn come first.
-            rank: (bool, GroupId),
+            /// One that reads results comes first, then groups after the one that had its turn.
+            rank: (bool, bool, GroupId),
             others: bool,
         }
         // Used cpu time by weight, compared without division.
@@ -103,8 +107,10 @@ impl Scheduler {
             {
                 let Some(run) = self.runs.get(&run_id) else { continue };
                 let after = if run.kept { groups.range((Excluded(run.turn), Unbounded)).next() } else { None };
-                let Some(&group) = after.or(groups.first()) else { continue };
-                let rank = (run.kept && group <= run.turn, group);
+                let Some(&due) = after.or(groups.first()) else { continue };
+                let reader = if run.kept && run.lead < TURN { self.reader_among(groups, run.turn) } else { None };
+                let group = reader.unwrap_or(due);
+                let rank = (reader.is_none(), run.kept && group <= run.turn, group);
                 let used = (run.charged, run.weight);
                 let mut others = run.kept && groups.len() > 1;
                 if let Some(best) = best.as_mut().filter(|best| best.run == run_id) {
@@ -140,7 +146,23 @@ impl Scheduler {
             true => u32::try_from(TURN / u64::from(self.estimate(best.key, best.group))).unwrap_or(u32::MAX).max(1),
             false => u32::MAX,
         };
-        Some(Pick { key: best.key, group: best.group, most: most.min(turn) })
+        Some(Pick { key: best.key, group: best.group, most: most.min(turn), early: !best.rank.0 })
+    }
+
+    /// The next group of these that reads results: what it has read can be dropped, and what it would have to wait for fills
+    /// memory meanwhile.
+    fn reader_among(&self, groups: &BTreeSet<GroupId>, turn: GroupId) -> Option<GroupId> {
+        if self.objects == 0 {
+            return None;
+        }
+        let in_turn = groups.range((Excluded(turn), Unbounded)).chain(groups.range(..=turn));
+        let reads = |id: &GroupId| {
+            let group = self.group_of(*id);
+            let mut ready = group.queues.iter().filter_map(|queue| queue.ready.first());
+            group.upstreams.iter().any(|upstream| upstream.data)
+                || !group.cells.is_empty() && ready.any(|first| group.cells.ups(first) != NIL)
+        };
+        in_turn.take(READERS_LOOK_MAX).copied().find(reads)
     }
 
     /// Cpu time that one task of the group is expected to use, in micros; one second of what it asks for until one has finished.
@@ -151,7 +173,7 @@ impl Scheduler {
     }
 
     fn place_group(&mut self, pick: &Pick, now: Micros, out: &mut Outbox) {
-        let Pick { key, group: id, most } = *pick;
+        let Pick { key, group: id, most, early } = *pick;
         let shape = self.shape_of(key.shape);
         let (allowed, _) = self.allowance(id);
         let ready = self.ready_in(id, key);
@@ -164,9 +186,7 @@ impl Scheduler {
             true => self.classes.get_mut(&key).map_or_else(Vec::new, |class| class.ahead.look(look(AHEAD_LOOK_MAX))),
             false => Vec::new(),
         };
-        if let Some(run) = self.groups.get(&id).and_then(|group| self.runs.get_mut(&group.run)) {
-            run.turn = id;
-        }
+        let (estimate, before) = (self.estimate(key, id), self.group_of(id).dispatched.len());
 
         if left > 0 && self.reads_objects(self.group_of(id)) {
             self.place_near(work, [&free, &ahead], left, now, out);
@@ -223,6 +243,13 @@ impl Scheduler {
         }
         if self.classes.get(&key).is_none_or(|class| !class.has_workers()) {
             self.open.remove(&key);
+        }
+        let sent = self.group_of(id).dispatched.len() - before;
+        if let Some(run) = self.groups.get(&id).and_then(|group| self.runs.get_mut(&group.run)) {
+            match early {
+                true => run.lead = run.lead.saturating_add(u64::from(estimate) * u64::from(sent)),
+                false => (run.turn, run.lead) = (id, 0),
+            }
         }
         self.index_group(id);
     }

@@ -59,6 +59,7 @@ impl Scheduler {
             extensible: spec.open,
             paused: false,
             turn: GroupId(0),
+            lead: 0,
             failures: 0,
             cancelling: false,
             stopped: false,

@@ -221,3 +221,27 @@ fn a_cancelled_open_run_is_closed_and_lets_go() {
         "#,
     );
 }
+
+#[test]
+fn what_reads_results_goes_before_what_makes_more_of_them() {
+    check(
+        "what reads results goes before what makes more of them",
+        r#"
+        > submit f:grow; g:grow open
+        > join w1
+        > append f 8
+        w1 <- f[0]#1
+        > append g 5 0<f[0] 1<f[0] 2<f[0] 3<f[0] 4<f[0]
+        > ok f[0] held=1 wall=1
+        f[0]#1 committed
+        w1 <- g[0]#1
+        > ok g[0] wall=1
+        g[0]#1 committed
+        w1 <- g[1]#1
+        w1 <- g[2]#1
+        > ok g[1] wall=1
+        g[1]#1 committed
+        w1 <- g[3]#1
+        "#,
+    );
+}
