@@ -24,6 +24,19 @@ pub struct Profile {
 impl Profile {
     /// Begins to watch this process and all below it.
     pub fn begin() -> Result<Self> {
+        let begun = Instant::now();
+        loop {
+            if let Some(profile) = Profile::attempt(begun)? {
+                return Ok(profile);
+            }
+            // Perf refuses a process that has ended since it was named, as those of an earlier round do at any moment.
+            ensure!(begun.elapsed() < BEGINS_WITHIN, "perf cannot watch these processes");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Nothing when perf has given up.
+    fn attempt(begun: Instant) -> Result<Option<Self>> {
         let samples = NamedTempFile::new()?;
         let pids: Vec<String> = tree().iter().map(u32::to_string).collect();
         let mut perf = Command::new("perf");
@@ -31,13 +44,14 @@ impl Profile {
         let perf = perf.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let mut profile = Profile { perf: perf.context("perf cannot be started")?, samples };
         // It watches once it has written the head of its file.
-        let begun = Instant::now();
         while profile.samples.as_file().metadata()?.len() == 0 {
-            ensure!(profile.perf.try_wait()?.is_none(), "perf cannot watch these processes");
+            if profile.perf.try_wait()?.is_some() {
+                return Ok(None);
+            }
             ensure!(begun.elapsed() < BEGINS_WITHIN, "perf does not begin");
             std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(profile)
+        Ok(Some(profile))
     }
 
     /// Ends it: of each process, the largest first, its share of all samples and its functions with their shares of its own.
