@@ -22,11 +22,16 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Begins to watch this process and all below it.
+    /// Begins to watch this machine, because a row may start processes of its own; where only root may do that, this process and all
+    /// below it.
     pub fn begin() -> Result<Self> {
         let begun = Instant::now();
+        if let Some(profile) = Profile::attempt(begun, &["-a".to_owned()])? {
+            return Ok(profile);
+        }
         loop {
-            if let Some(profile) = Profile::attempt(begun)? {
+            let pids: Vec<String> = tree().iter().map(u32::to_string).collect();
+            if let Some(profile) = Profile::attempt(begun, &["-p".to_owned(), pids.join(",")])? {
                 return Ok(profile);
             }
             // Perf refuses a process that has ended since it was named, as those of an earlier round do at any moment.
@@ -36,11 +41,10 @@ impl Profile {
     }
 
     /// Nothing when perf has given up.
-    fn attempt(begun: Instant) -> Result<Option<Self>> {
+    fn attempt(begun: Instant, whom: &[String]) -> Result<Option<Self>> {
         let samples = NamedTempFile::new()?;
-        let pids: Vec<String> = tree().iter().map(u32::to_string).collect();
         let mut perf = Command::new("perf");
-        perf.args(["record", "--quiet", "-F", RATE, "-p", &pids.join(","), "-o"]).arg(samples.path());
+        perf.args(["record", "--quiet", "-F", RATE]).args(whom).arg("-o").arg(samples.path());
         let perf = perf.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let mut profile = Profile { perf: perf.context("perf cannot be started")?, samples };
         // It watches once it has written the head of its file.
@@ -109,6 +113,14 @@ fn summed_up(report: &str) -> Vec<String> {
         let name = symbol.split_once(' ').map_or(symbol, |(_, name)| name.trim());
         of.functions.push((name.to_owned(), share));
     }
+    // What idles, and what watches, is no part of it.
+    let (others, mut processes): (Vec<Process>, Vec<Process>) =
+        processes.into_iter().partition(|of| matches!(of.comm.as_str(), "swapper" | "perf"));
+    let rest = 100.0 - others.iter().map(|of| of.share).sum::<f64>();
+    for of in &mut processes {
+        of.share *= 100.0 / rest;
+        of.functions.iter_mut().for_each(|(_, share)| *share *= 100.0 / rest);
+    }
     processes.sort_by(|a, b| b.share.total_cmp(&a.share));
     let sentence = |Process { comm, share: all, mut functions }: Process| {
         // Perf reports them in the order of their names.
@@ -128,6 +140,8 @@ mod tests {
         let report = "# Overhead\n\n 20.00%\tscheduler\t[.] malloc\n 40.00%\tscheduler\t[.] step\n 10.00%\tworker\t[k] copy\n\
                       0.10%\tother\t[.] x\n";
         assert_eq!(summed_up(report), ["scheduler 60 %: step 67 %, malloc 33 %", "worker 10 %: copy 100 %"]);
+        let idle = format!("50.00%\tswapper\t[k] halt\n{}", report.replace("20.00", "10.00").replace("40.00", "20.00"));
+        assert_eq!(summed_up(&idle), ["scheduler 60 %: step 67 %, malloc 33 %", "worker 20 %: copy 100 %"]);
         assert!(summed_up("").is_empty());
     }
 
