@@ -105,10 +105,9 @@ impl Scheduler {
             let worker = scheduler.worker(slot);
             (worker.load(), worker.rows(), slot)
         };
-        let workers = || workers.into_iter().flatten();
-        let mut free: BinaryHeap<_> =
-            workers().filter(|slot| self.has_room(self.worker(**slot), shape)).map(|slot| Reverse(load(self, *slot))).collect();
-        let mut ahead: BinaryHeap<_> = workers()
+        let mut free: BinaryHeap<_> = workers[0].iter().map(|slot| Reverse(load(self, *slot))).collect();
+        let mut ahead: BinaryHeap<_> = workers[1]
+            .iter()
             .filter(|slot| self.room_ahead(**slot, work) > 0)
             .map(|slot| Reverse((self.worker(*slot).prefetched.len, *slot)))
             .collect();

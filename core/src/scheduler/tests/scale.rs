@@ -20,21 +20,24 @@ fn group(name: String, length: u32, dependencies: Vec<Dependency>) -> GroupSpec 
     }
 }
 
-fn started(groups: Vec<GroupSpec>, slots: u64) -> (Scheduler, Outbox) {
-    let mut machine = Scheduler::new(Config::standard(), 0);
-    let mut out = Vec::new();
-    let spec = RunSpec {
+fn run(groups: Vec<GroupSpec>, open: bool) -> RunSpec {
+    RunSpec {
         name: "r".to_owned(),
         owner: String::new(),
         weight: 1,
         client_key: [0; 16],
         max_failures: 0,
-        open: false,
+        open,
         keeps: false,
         totals: Vec::new(),
         groups,
-    };
-    machine.step(0, Input::Submit(Box::new(spec)), &mut out);
+    }
+}
+
+fn started(groups: Vec<GroupSpec>, slots: u64) -> (Scheduler, Outbox) {
+    let mut machine = Scheduler::new(Config::standard(), 0);
+    let mut out = Vec::new();
+    machine.step(0, Input::Submit(Box::new(run(groups, false))), &mut out);
     join(&mut machine, SessionId(1), slots, &mut out);
     (machine, out)
 }
@@ -172,17 +175,8 @@ fn ended_runs_are_forgotten_and_leave_nothing() {
     let mut machine = Scheduler::new(Config { runs_kept: 2, ..Config::standard() }, 0);
     let mut out = Vec::new();
     for number in 0..10u8 {
-        let spec = RunSpec {
-            name: format!("r{number}"),
-            owner: String::new(),
-            weight: 1,
-            client_key: [number; 16],
-            max_failures: 0,
-            open: false,
-            keeps: false,
-            totals: Vec::new(),
-            groups: vec![group(format!("g{number}"), 3, Vec::new())],
-        };
+        let groups = vec![group(format!("g{number}"), 3, Vec::new())];
+        let spec = RunSpec { name: format!("r{number}"), client_key: [number; 16], ..run(groups, false) };
         machine.step(0, Input::Submit(Box::new(spec)), &mut out);
         machine.step(0, Input::Cancel { run: RunId(u32::from(number) + 1), group: None, index: None }, &mut out);
         machine.check().unwrap();
@@ -215,18 +209,7 @@ fn of_hundreds_of_workers_that_may_be_sent_more_the_idle_one_is_found() {
         join(&mut machine, SessionId(session), 1, &mut out);
     }
     let growing = GroupSpec { length: Length::Growing, ..group("a".to_owned(), 0, Vec::new()) };
-    let spec = RunSpec {
-        name: "r".to_owned(),
-        owner: String::new(),
-        weight: 1,
-        client_key: [0; 16],
-        max_failures: 0,
-        open: true,
-        keeps: false,
-        totals: Vec::new(),
-        groups: vec![growing],
-    };
-    machine.step(0, Input::Submit(Box::new(spec)), &mut out);
+    machine.step(0, Input::Submit(Box::new(run(vec![growing], true))), &mut out);
     out.clear();
     // Short tasks, and a millisecond from dispatch to start: two more may be sent ahead to each.
     let sent = appended(&mut machine, 0, workers as u32, &mut out);
