@@ -94,6 +94,8 @@ pub(super) struct Group {
     pub(super) growing: bool,
     /// Of an open run: what becomes of its results is followed.
     pub(super) kept: bool,
+    /// Elements of it read results of single others.
+    pub(super) reads: bool,
     /// Workers keep its results as [`Stored::Files`](crate::messages::Stored::Files).
     pub(super) as_files: bool,
     /// The group whose element 0 says the length.

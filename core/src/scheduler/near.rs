@@ -50,7 +50,7 @@ impl Near {
 impl Scheduler {
     /// Whether where its inputs are matters for any element of the group.
     pub(super) fn reads_objects(&self, group: &Group) -> bool {
-        self.objects > 0 && (!group.cells.is_empty() || group.upstreams.iter().any(|upstream| upstream.data))
+        self.objects > 0 && (group.reads || group.upstreams.iter().any(|upstream| upstream.data))
     }
 
     /// Where the objects are that a task reads.

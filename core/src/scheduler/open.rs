@@ -433,6 +433,7 @@ impl Scheduler {
         let always = self.group_of(id).always;
         let mut gone: Vec<TaskRef> = Vec::new();
         let mut dead: Vec<(u32, TaskRef)> = Vec::new();
+        let mut reads = false;
         for &Edge { element, upstream, data } in edges {
             let there = element >= first && element - first < count;
             if !there || refused.binary_search_by_key(&element, |(element, _)| *element).is_ok() {
@@ -454,10 +455,12 @@ impl Scheduler {
             self.counts.note(if met { Happening::EdgeMet } else { Happening::EdgeWaits });
             let down = TaskRef { group: id, index: element };
             self.add_edge(upstream, down, data, met);
+            reads |= data;
             if data && self.is_gone(upstream) {
                 gone.push(upstream);
             }
         }
+        self.group_mut(id).reads |= reads;
         for (element, root) in dead {
             self.skip_range(id, element, element + 1, root, out);
         }

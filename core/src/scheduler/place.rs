@@ -11,7 +11,7 @@
 use super::Scheduler;
 use super::mutation::Mutation;
 use super::ready::ClassKey;
-use super::rows::{NIL, NewRow, Place};
+use super::rows::{NewRow, Place};
 use super::task_table::{TaskEvent, TaskState};
 use super::worker_book::Worker;
 use crate::ids::{GroupId, MILLISECOND, Micros, RunId, TaskRef};
@@ -156,13 +156,7 @@ impl Scheduler {
             return None;
         }
         let in_turn = groups.range((Excluded(turn), Unbounded)).chain(groups.range(..=turn));
-        let reads = |id: &GroupId| {
-            let group = self.group_of(*id);
-            let mut ready = group.queues.iter().filter_map(|queue| queue.ready.first());
-            group.upstreams.iter().any(|upstream| upstream.data)
-                || !group.cells.is_empty() && ready.any(|first| group.cells.ups(first) != NIL)
-        };
-        in_turn.take(READERS_LOOK_MAX).copied().find(reads)
+        in_turn.take(READERS_LOOK_MAX).copied().find(|id| self.reads_objects(self.group_of(*id)))
     }
 
     /// Cpu time that one task of the group is expected to use, in micros; one second of what it asks for until one has finished.

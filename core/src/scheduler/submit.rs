@@ -179,6 +179,7 @@ impl Scheduler {
             length,
             growing: spec.length == Length::Growing,
             kept: false,
+            reads: false,
             as_files: false,
             length_from: None,
             openers: Vec::new(),
