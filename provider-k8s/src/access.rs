@@ -53,7 +53,7 @@ impl Access {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let help = "name a kubeconfig with --kubeconfig or KUBECONFIG, and a context with --context";
         if let Some(path) = &self.kubeconfig {
-            let unusable = |error: &dyn std::error::Error| {
+            let unusable = |error: &(dyn std::error::Error + 'static)| {
                 error_of(format!("the kubeconfig {} cannot be used: {}", path.display(), failure::chain(error)), help)
             };
             let read = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;

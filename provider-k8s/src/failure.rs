@@ -8,10 +8,11 @@ use scalable_provider::{Reason, ReasonClass};
 
 /// Says what a failed request means. `doing` begins the message: `create pod scalable-worker-gcam-0`.
 pub fn classify(doing: &str, error: &Error) -> Reason {
-    match error {
-        Error::Api(status) => Reason { class: class_of(status), message: format!("cannot {doing}: {}", words(status)) },
-        other => Reason { class: ReasonClass::NotNow, message: format!("cannot {doing}: {}", chain(other)) },
-    }
+    let class = match error {
+        Error::Api(status) => class_of(status),
+        _ => ReasonClass::NotNow,
+    };
+    Reason { class, message: format!("cannot {doing}: {}", chain(error)) }
 }
 
 /// The server's words, else its code.
@@ -23,16 +24,20 @@ pub fn words(status: &Status) -> String {
     }
 }
 
-/// An error with what it stems from, each once.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut made = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
+/// An error with what it stems from, each once; of an answer of the API its words.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut made = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
         let text = error.to_string();
         if !made.contains(&text) {
-            made = format!("{made}: {text}");
+            made = if made.is_empty() { text.clone() } else { format!("{made}: {text}") };
         }
-        source = error.source();
+        // It shows all there is of an answer, as a programmer would want it.
+        if let Some(Error::Api(status)) = error.downcast_ref() {
+            return made.replace(&text, &words(status));
+        }
+        next = error.source();
     }
     made
 }
@@ -134,6 +139,15 @@ mod tests {
         let reason = classify("create pod w", &status(code, message));
         assert_eq!(reason.class, class, "{code} {message}");
         assert_eq!(reason.message, format!("cannot create pod w: {message}"));
+    }
+
+    #[test]
+    fn of_an_answer_its_words_are_shown_wherever_it_stands() {
+        let refused = || status(403, "pods is forbidden");
+        assert_eq!(chain(&refused()), "pods is forbidden");
+        let watch = kube::runtime::watcher::Error::WatchStartFailed(refused());
+        let said = chain(&watch);
+        assert!(said.ends_with(": pods is forbidden") && !said.contains("Status {"), "{said}");
     }
 
     #[test]
